@@ -1,0 +1,402 @@
+"""The commands. Each imports what it needs when it is called, so that every one starts quickly."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from florence_daemon import __version__
+from florence_daemon.errors import ConfigError, FlorenceError, UsageError
+
+if TYPE_CHECKING:
+    from florence_daemon.backfill import Backfill, Outcome
+    from florence_daemon.config import Config, ModelConfig, OutputConfig, ServerConfig
+    from florence_daemon.engine.protocol import Ask
+
+EXIT_SOME_FAILED = 1
+EXIT_USAGE = 2
+EXIT_CONFIG = 78
+EXIT_INTERRUPTED = 130
+Section = TypeVar("Section", "ModelConfig", "ServerConfig")
+DEFAULT_SERVER = "http://127.0.0.1:54880"
+
+app = typer.Typer(
+    help="Captions the pictures people drop into folders, with Florence-2.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="Configuration file (YAML).", show_default=False)
+]
+ModelOption = Annotated[
+    str | None, typer.Option("--model", metavar="M", help="A Hub id, a local directory, or demo.", show_default=False)
+]
+ServerOption = Annotated[str, typer.Option("--server", metavar="URL", envvar="VISION_HOST", help="The daemon to ask.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
+PromptsOption = Annotated[
+    list[str] | None, typer.Option("--prompt", metavar="NAME", help="What to ask; goes with --ext.", show_default=False)
+]
+
+
+class Overwrite(str, Enum):
+    """What happens to sidecars that are there already."""
+
+    never = "never"
+    always = "always"
+
+
+def main() -> None:
+    """Run a command; errors that are meant for a person are printed as one, without a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        # File names may hold anything; printing one must not fail.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        app()
+    except FlorenceError as error:
+        print(f"florence-daemon: {error}", file=sys.stderr)
+        sys.exit(_exit_code(error))
+    except BrokenPipeError:
+        # `florence-daemon prompts | head -1`: the reader has gone, which is no error.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _exit_code(error: FlorenceError) -> int:
+    if isinstance(error, ConfigError):
+        return EXIT_CONFIG
+    return EXIT_USAGE if isinstance(error, UsageError) else EXIT_SOME_FAILED
+
+
+@app.callback(invoke_without_command=True)
+def florence_daemon(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+) -> None:
+    """Captions the pictures people drop into folders, with Florence-2."""
+    if version:
+        print(f"florence-daemon {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    config: ConfigOption = None,
+    host: Annotated[str | None, typer.Option(metavar="H", help="Address to listen on.", show_default=False)] = None,
+    port: Annotated[int | None, typer.Option(metavar="P", help="Port to listen on.", show_default=False)] = None,
+    model: ModelOption = None,
+    watch: Annotated[
+        list[Path] | None, typer.Option(metavar="DIR", help="Watch this folder too; may be repeated.")
+    ] = None,
+) -> None:
+    """Watch the configured folders and answer HTTP requests, until stopped."""
+    from florence_daemon.daemon import serve
+
+    settings = _settings(config, model=model, host=host, port=port, watch=watch or ())
+    _log_to_stderr()
+    raise typer.Exit(serve(settings))
+
+
+@app.command()
+def demo(
+    directory: Annotated[Path, typer.Option("--dir", metavar="DIR", help="The folder to watch.")] = Path(
+        "florence-demo"
+    ),
+    port: Annotated[int | None, typer.Option(metavar="P", help="Port to listen on.", show_default=False)] = None,
+) -> None:
+    """Try it: draw pictures into a folder, watch it with the small model that comes along, print the captions."""
+    from florence_daemon.demo import serve_demo
+
+    settings = _settings(None, model="demo", host=None, port=port, watch=[directory], alone=True)
+    raise typer.Exit(serve_demo(settings, directory))
+
+
+@app.command()
+def backfill(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Folders (with all below) or pictures.")],
+    prompt: PromptsOption = None,
+    ext: Annotated[
+        list[str] | None, typer.Option(metavar="EXT", help="The sidecar's ending for the prompt before it.")
+    ] = None,
+    config: ConfigOption = None,
+    model: ModelOption = None,
+    server: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL", help="Let running daemons do the work; may be repeated.", show_default=False),
+    ] = None,
+    overwrite: Annotated[Overwrite, typer.Option(help="What to do with sidecars that exist.")] = Overwrite.never,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be captioned.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Caption everything below some paths once; what has its sidecars already is skipped."""
+    from florence_daemon.backfill import Backfill
+
+    if server and model:
+        raise UsageError("--model and --server do not go together: a server answers with the model it was started with")
+    settings = _settings(config, model=model)
+    work = Backfill(
+        paths,
+        _outputs(prompt or [], ext or []),
+        overwrite=overwrite is Overwrite.always,
+        on_unreadable=lambda error: print(
+            f"{error.filename}: cannot be looked into: {error.strerror}", file=sys.stderr
+        ),
+    )
+    if dry_run:
+        raise typer.Exit(_list_work(work, as_json))
+    raise typer.Exit(_backfill(work, settings, server or [], as_json))
+
+
+@app.command()
+def caption(
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="The pictures.")],
+    prompt: Annotated[str, typer.Option(metavar="NAME", help="What to ask.")] = "MORE_DETAILED_CAPTION",
+    text: Annotated[str | None, typer.Option(metavar="TEXT", help="For prompts that take text.")] = None,
+    config: ConfigOption = None,
+    model: ModelOption = None,
+    server: Annotated[
+        str | None, typer.Option(metavar="URL", help="Ask a running daemon instead of loading a model.")
+    ] = None,
+    num_beams: Annotated[int | None, typer.Option(metavar="N", min=1, max=16, help="Beams; 1 is fastest.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(metavar="N", min=1, max=4096, help="Longest answer.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Caption pictures and print the answers; no sidecar is written."""
+    from florence_daemon.engine.protocol import Ask
+    from florence_daemon.tasks import find_task
+
+    task, inline = find_task(prompt, text)
+    ask = Ask(task.token, inline, num_beams, max_new_tokens)
+    failed = 0
+    for image, result in _answers(images, ask, config, model, server):
+        failed += isinstance(result, FlorenceError)
+        _print_answer(image, task.token, result, as_json=as_json, alone=len(images) == 1)
+    raise typer.Exit(EXIT_SOME_FAILED if failed else 0)
+
+
+@app.command()
+def pull(
+    config: ConfigOption = None,
+    model: ModelOption = None,
+) -> None:
+    """Download a checkpoint, or look for it on this machine, and verify it."""
+    from florence_daemon.engine import checkpoint
+
+    settings = _settings(config, model=model).model
+    _log_to_stderr()
+    directory = checkpoint.find(settings.name, settings.revision, offline=settings.offline)
+    checkpoint.verify(directory)
+    print(directory)
+
+
+@app.command()
+def model(server: ServerOption = DEFAULT_SERVER) -> None:
+    """Print which model a daemon answers with."""
+    print(_client(server).model())
+
+
+@app.command()
+def prompts(server: ServerOption = DEFAULT_SERVER) -> None:
+    """Print the prompts a daemon knows."""
+    print("\n".join(_client(server).prompts()))
+
+
+@app.command()
+def status(server: ServerOption = DEFAULT_SERVER, as_json: JsonOption = False) -> None:
+    """Print what a daemon is doing: model, queue, folders, and every image that failed with its reason."""
+    from florence_daemon.reporting import status_lines
+
+    now = _client(server).status()
+    print(json.dumps(now) if as_json else "\n".join(status_lines(now)))
+
+
+@app.command("check-config")
+def check_config(
+    file: Annotated[Path | None, typer.Argument(metavar="FILE", show_default=False)] = None,
+) -> None:
+    """Say whether a configuration is right, and what it comes to."""
+    from florence_daemon import config as configuration
+
+    found = configuration.find_file(file, os.environ)
+    settings = configuration.load(found, os.environ)
+    print(f"{found or 'no configuration file; the defaults'}: ok")
+    print(f"model {settings.model.name}, HTTP at {settings.server.host}:{settings.server.port}")
+    for folder in settings.folders:
+        writes = ", ".join(f"{output.prompt} to {output.suffix}" for output in folder.outputs)
+        print(f"{folder.path}: {writes}{'' if folder.path.is_dir() else ' (not there yet)'}")
+
+
+def _settings(
+    file: Path | None,
+    *,
+    model: str | None = None,
+    host: str | None = None,
+    port: int | None = None,
+    watch: Sequence[Path] = (),
+    alone: bool = False,
+) -> Config:
+    """The configuration with the command line laid over it; `alone` leaves every file out."""
+    import attrs
+
+    from florence_daemon import config as configuration
+
+    settings = configuration.load(None if alone else configuration.find_file(file, os.environ), os.environ)
+    folders = tuple(configuration.FolderConfig(path=path.absolute()) for path in watch)
+    return attrs.evolve(
+        settings,
+        model=_replace(settings.model, name=model),
+        server=_replace(settings.server, host=host, port=port),
+        folders=(*settings.folders, *folders),
+    )
+
+
+def _replace(section: Section, **given: Any) -> Section:
+    """A section with what the command line gave. Raises: UsageError."""
+    import attrs
+
+    from florence_daemon.config import BadSetting
+
+    try:
+        return attrs.evolve(section, **{name: value for name, value in given.items() if value is not None})
+    except BadSetting as error:
+        raise UsageError(f"--{error.setting}: {error}") from None
+
+
+def _outputs(prompts: Sequence[str], exts: Sequence[str]) -> tuple[OutputConfig, ...]:
+    """Pair each --prompt with its --ext. Raises: UsageError."""
+    from florence_daemon.config import DEFAULT_OUTPUTS, BadSetting, FolderConfig, OutputConfig
+
+    if not prompts and not exts:
+        return DEFAULT_OUTPUTS
+    if len(prompts) != len(exts):
+        raise UsageError(f"{len(prompts)} --prompt and {len(exts)} --ext: each --prompt NAME needs one --ext EXT")
+    try:
+        outputs = tuple(OutputConfig(prompt=prompt, ext=ext) for prompt, ext in zip(prompts, exts, strict=True))
+        return FolderConfig(path=Path(), outputs=outputs).outputs
+    except BadSetting as error:
+        raise UsageError(f"--{error.setting}: {error}") from None
+
+
+def _list_work(work: Backfill, as_json: bool) -> int:
+    from florence_daemon.folders.sidecars import sidecar_path
+
+    count = 0
+    for image in work.images():
+        count += 1
+        names = [sidecar_path(image.path, output) for output in image.outputs]
+        print(
+            json.dumps({"image": image.path, "sidecars": names}) if as_json else f"{image.path} -> {', '.join(names)}"
+        )
+    print(f"{count} images would be captioned", file=sys.stderr)
+    return 0
+
+
+def _backfill(work: Backfill, settings: Config, servers: Sequence[str], as_json: bool) -> int:
+    """Run a backfill; the exit code."""
+    from florence_daemon.backfill import open_captioner
+    from florence_daemon.reporting import open_progress
+    from florence_daemon.signals import on_stop_signal
+
+    total = sum(1 for _ in work.images())
+    if not total:
+        print("nothing to do: every picture has its sidecars", file=sys.stderr)
+        return 0
+    failures: list[Outcome] = []
+    progress = open_progress(total)
+    interrupted = on_stop_signal(work.stop)
+    with open_captioner(settings, servers) as submit:
+        for outcome in work.run(submit):
+            progress.advance(failed=outcome.error is not None)
+            if outcome.error is not None:
+                failures.append(outcome)
+            if as_json:
+                _print_outcome(outcome)
+    progress.close()
+    for failure in failures:
+        print(f"{failure.image.path}: {failure.error}", file=sys.stderr)
+    if interrupted.is_set():
+        print("interrupted; the same command takes up there", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return EXIT_SOME_FAILED if failures else 0
+
+
+def _print_outcome(outcome: Outcome) -> None:
+    line: dict[str, Any] = {"image": outcome.image.path}
+    if outcome.done is not None:
+        line["results"] = {answer.prompt: answer.result for answer in outcome.done.answers}
+    else:
+        line["error"] = str(outcome.error)
+    print(json.dumps(line), flush=True)
+
+
+def _answers(images: Sequence[str], ask: Ask, config: Path | None, model: str | None, server: str | None) -> Any:
+    """Yield (image, result or error) in the order of the images."""
+    from florence_daemon.daemon import engine_settings
+    from florence_daemon.engine.process import Engine
+    from florence_daemon.errors import CheckpointError, ServerError
+
+    if server is not None:
+        if model is not None:
+            raise UsageError("--model and --server do not go together: a server answers with its own model")
+        client = _client(server)
+
+        def answer(image: str) -> Any:
+            return client.ask(image, [ask])[0].result
+
+    else:
+        engine = Engine(engine_settings(_settings(config, model=model).model), idle_unload_s=-1)
+
+        def answer(image: str) -> Any:
+            return engine.submit(image, (ask,)).result().answers[0].result
+
+    try:
+        for image in images:
+            try:
+                yield image, answer(image)
+            except (CheckpointError, ServerError):
+                raise
+            except FlorenceError as error:
+                yield image, error
+    finally:
+        if server is None:
+            engine.close(at_once=True)
+
+
+def _print_answer(image: str, task: str, result: Any, *, as_json: bool, alone: bool) -> None:
+    if isinstance(result, FlorenceError):
+        if as_json:
+            print(json.dumps({"image": image, "task": task, "error": str(result)}))
+        else:
+            print(f"{image}: {result}", file=sys.stderr)
+        return
+    if as_json:
+        print(json.dumps({"image": image, "task": task, "result": result}))
+        return
+    text = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
+    print(text if alone else f"{image}: {text}", flush=True)
+
+
+def _client(server: str) -> Any:
+    from florence_daemon.client import Client
+
+    return Client(server)
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
+    )
+    for noisy in ("httpx", "waitress.queue"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""The composition root: builds the parts, wires them, runs them, and stops them in order."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from florence_daemon import __version__
+from florence_daemon.config import Config, ModelConfig
+from florence_daemon.engine.process import Engine, resident_bytes
+from florence_daemon.engine.protocol import Done, EngineSettings
+from florence_daemon.errors import Stopping
+from florence_daemon.folders.ledger import Ledger
+from florence_daemon.folders.watch import Watcher
+from florence_daemon.http.app import create_app
+from florence_daemon.http.server import HttpServer
+from florence_daemon.queue import Job, JobQueue, Kind
+from florence_daemon.signals import on_stop_signal
+from florence_daemon.worker import FolderIntake, Worker, printable
+
+log = logging.getLogger(__name__)
+
+# Two workers keep the engine busy while a sidecar is synced; the third is free for people who wait.
+WORKERS = (tuple(Kind), tuple(Kind), (Kind.HTTP,))
+# Seconds between two looks whether the model has been idle for long enough.
+TICK_S = 0.5
+# What runs at a stop gets this long before it is given up.
+DRAIN_S = 60.0
+
+
+def engine_settings(model: ModelConfig) -> EngineSettings:
+    """What the engine process needs to know of the configuration."""
+    return EngineSettings(
+        model=model.name,
+        revision=model.revision,
+        device=model.device,
+        precision=model.precision,
+        num_beams=model.num_beams,
+        max_new_tokens=model.max_new_tokens,
+        offline=model.offline,
+    )
+
+
+class Works:
+    """Queue, engine and workers: the part that the daemon and a one-shot backfill share."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        on_changed: Callable[[str], None] = lambda path: None,
+        on_done: Callable[[Job, Done], None] = lambda job, done: None,
+    ) -> None:
+        self.ledger = Ledger()
+        self.queue = JobQueue(config.server.max_queued)
+        self.engine = Engine(engine_settings(config.model), config.model.idle_unload_s)
+        self.workers = [
+            Worker(self.queue, self.engine, self.ledger, kinds=kinds, on_changed=on_changed, on_done=on_done)
+            for kinds in WORKERS
+        ]
+        self._threads = [threading.Thread(target=worker.run, name="worker", daemon=True) for worker in self.workers]
+        self._threads.append(threading.Thread(target=self._unload_when_idle, name="idle", daemon=True))
+        self._stopped = threading.Event()
+
+    def start(self) -> None:
+        """Begin to work."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self, *, at_once: bool = False) -> None:
+        """Start nothing new, let what runs end (unless `at_once`), give up what waits, end the engine."""
+        self._stopped.set()
+        for worker in self.workers:
+            worker.stop()
+        for job in self.queue.close():
+            if job.future.set_running_or_notify_cancel():
+                job.future.set_exception(Stopping("the daemon is stopping; send this again when it is back"))
+        if not at_once and not self.queue.wait_until_done(DRAIN_S):
+            log.warning("what runs did not end within %g s and is given up; the next start takes it up", DRAIN_S)
+            at_once = True
+        self.engine.close(at_once=at_once)
+
+    def _unload_when_idle(self) -> None:
+        while not self._stopped.wait(TICK_S):
+            self.engine.tick(more_waits=not self.queue.is_idle())
+
+
+class Daemon:
+    """The whole program: folders, queue, engine, HTTP."""
+
+    def __init__(self, config: Config, *, on_done: Callable[[Job, Done], None] = lambda job, done: None) -> None:
+        """Bind the port; nothing runs yet. on_done: told of every answered job. Raises: ConfigError."""
+        self._config = config
+        self._started_s = time.monotonic()
+        self._ready = False
+        self.works = Works(config, on_changed=self._look_again, on_done=on_done)
+        intake = FolderIntake(self.works.queue, self.works.ledger)
+        self.watcher = Watcher(config.folders, intake, time.monotonic)
+        app = create_app(
+            queue=self.works.queue,
+            model_name=config.model.name,
+            request_timeout_s=config.server.request_timeout_s,
+            status=self.status,
+            is_ready=lambda: self._ready,
+        )
+        self.server = HttpServer(app, config.server)
+        self._watching = threading.Thread(target=self.watcher.run, name="watcher", daemon=True)
+
+    def start(self) -> None:
+        """Begin to answer and to watch."""
+        self.works.start()
+        self.server.start()
+        self._watching.start()
+        self._ready = True
+        log.info("florence-daemon %s answers at %s", __version__, self.server.address)
+
+    def stop(self, *, at_once: bool = False) -> None:
+        """Take nothing new, finish what runs, end the engine."""
+        log.info("stopping%s", " at once" if at_once else ": what runs is finished first")
+        self._ready = False
+        self.watcher.stop()
+        self.works.stop(at_once=at_once)
+        self.server.stop()
+        self._watching.join(timeout=5.0)
+        log.info("stopped")
+
+    def status(self) -> dict[str, Any]:
+        """Everything a person or a program wants to know, as JSON."""
+        works = self.works
+        counts = [worker.counts for worker in works.workers]
+        return {
+            "version": __version__,
+            "uptime_s": round(time.monotonic() - self._started_s, 1),
+            "model": self._model_status(),
+            "queue": works.queue.counts()
+            | {
+                "settling": self.watcher.settling,
+                "captioned": sum(each.captioned for each in counts),
+                "failed": sum(each.failed for each in counts),
+            },
+            "folders": [
+                {"path": printable(str(root.folder.path)), "health": root.health} for root in self.watcher.roots
+            ],
+            "failures": [
+                {"path": printable(each.path), "reason": each.reason, "attempts": each.attempts}
+                for each in works.ledger.failures()
+            ],
+        }
+
+    def _model_status(self) -> dict[str, Any]:
+        state = asdict(self.works.engine.state())
+        resident = resident_bytes(state["pid"]) if state["pid"] else None
+        return {
+            "name": self._config.model.name,
+            "state": state.pop("name"),
+            **state,
+            "resident_mb": round(resident / 2**20) if resident else None,
+            "idle_unload_s": self._config.model.idle_unload_s,
+        }
+
+    def _look_again(self, path: str) -> None:
+        self.watcher.touch(path)
+
+
+def serve(config: Config) -> int:
+    """Run the daemon until a signal stops it; return the exit code. Raises: ConfigError."""
+    daemon = Daemon(config)
+    stopped = on_stop_signal()
+    daemon.start()
+    return wait_and_stop(daemon, stopped)
+
+
+def wait_and_stop(daemon: Daemon, stopped: threading.Event) -> int:
+    """Wait for the signal and stop in order; a second signal stops at once."""
+    try:
+        # Without a time-out, Windows would not deliver Ctrl-C to a waiting main thread.
+        while not stopped.wait(None if os.name != "nt" else 1.0):
+            pass
+        daemon.stop()
+    except KeyboardInterrupt:
+        daemon.stop(at_once=True)
+    return 0

@@ -1,0 +1,109 @@
+"""What crosses the pipe between the daemon and the engine process: frozen, picklable, free of heavy libraries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One question about a picture.
+
+    prompt: the task token as `tasks.TASKS` spells it, `<CAPTION>`.
+    text: what the task needs besides (a phrase, a region), else None.
+    num_beams, max_new_tokens: None takes the engine's setting.
+    """
+
+    prompt: str
+    text: str | None = None
+    num_beams: int | None = None
+    max_new_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What the engine process is started with; `config.ModelConfig` says what each means."""
+
+    model: str
+    revision: str | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    num_beams: int = 3
+    max_new_tokens: int = 1024
+    offline: bool = False
+
+
+@dataclass(frozen=True)
+class Request:
+    """A picture and everything that is asked about it: it is decoded once and its vision part runs once.
+
+    picture: the path as `os.fsdecode` gives it, or the bytes of the file.
+    urgent: somebody waits for the answer, so it goes before the others that the engine holds.
+    """
+
+    id: int
+    picture: str | bytes
+    asks: tuple[Ask, ...]
+    urgent: bool = False
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer. result: a string, or the JSON form of boxes, quadrilaterals or polygons (upright pixels)."""
+
+    prompt: str
+    result: str | dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Seconds that a request spent in each part of the engine."""
+
+    decode_s: float = 0.0
+    vision_s: float = 0.0
+    text_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The engine has its model: where it runs, and how long loading took."""
+
+    device: str
+    load_s: float
+
+
+@dataclass(frozen=True)
+class LoadFailed:
+    """The engine could not get its model and ends."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Begun:
+    """The engine starts on request `id`: should the process end now, this picture is the suspect."""
+
+    id: int
+
+
+@dataclass(frozen=True)
+class Done:
+    """The answers to request `id`, in the order of its asks. size_px: the upright picture's (width, height)."""
+
+    id: int
+    answers: tuple[Answer, ...]
+    size_px: tuple[int, int]
+    stages: Stages
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Request `id` has no answer. error: the class in `errors` that the parent raises for it."""
+
+    id: int
+    error: str
+    message: str
+
+
+Reply = Loaded | LoadFailed | Begun | Done | Failed

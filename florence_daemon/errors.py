@@ -1,0 +1,63 @@
+"""Every error this program raises on purpose; each message names the value, the place and what to do.
+
+FlorenceError
+├── ConfigError          a setting is wrong                        exit code 78
+├── UsageError           a command was called wrongly              exit code 2
+├── PromptError          no such prompt, or its text is missing    HTTP 400
+├── PictureError         this picture cannot be read               HTTP 400
+├── CheckpointError      the model cannot be found or loaded       HTTP 503
+├── EngineError          the engine failed on this picture         HTTP 500
+│   └── EngineCrashed    the engine process ended while working on it
+├── QueueFull            too many requests are waiting             HTTP 503
+├── Stopping             the daemon takes no new work              HTTP 503
+├── SidecarError         a sidecar could not be written
+└── ServerError          a Florence Daemon elsewhere refused or did not answer
+"""
+
+
+class FlorenceError(Exception):
+    """Root of the tree: whoever catches it has a message that can be shown to a person."""
+
+
+class ConfigError(FlorenceError):
+    """A configuration file, an environment variable or a command line holds a wrong setting."""
+
+
+class UsageError(FlorenceError):
+    """A command was called with arguments that do not fit together."""
+
+
+class PromptError(FlorenceError):
+    """A prompt is unknown, or lacks the text or region its task needs."""
+
+
+class PictureError(FlorenceError):
+    """A picture is empty, truncated, too large, or not a picture at all."""
+
+
+class CheckpointError(FlorenceError):
+    """A checkpoint is not there, is incomplete, or is not a Florence-2."""
+
+
+class EngineError(FlorenceError):
+    """The engine raised while it worked on a picture."""
+
+
+class EngineCrashed(EngineError):
+    """The engine process ended (killed, out of memory, a decoder's fault) while it worked on a picture."""
+
+
+class QueueFull(FlorenceError):
+    """The queue holds as many requests as `server.max_queued` allows."""
+
+
+class Stopping(FlorenceError):
+    """The daemon finishes what runs and takes no new work."""
+
+
+class SidecarError(FlorenceError):
+    """A sidecar could not be written, or would belong to two images."""
+
+
+class ServerError(FlorenceError):
+    """A Florence Daemon that was asked over HTTP refused, or did not answer."""

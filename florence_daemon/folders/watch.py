@@ -1,0 +1,228 @@
+"""Watch folders: events and scans find the files, settling makes them ready. The only user of watchdog.
+
+Events are hints: they may be lost, late or doubled. What a scan finds is the truth, so every folder is scanned at
+start, every `rescan_s`, and whenever its root was replaced or mounted anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from watchdog.events import (
+    EVENT_TYPE_CLOSED,
+    EVENT_TYPE_CREATED,
+    EVENT_TYPE_MODIFIED,
+    EVENT_TYPE_MOVED,
+    FileSystemEvent,
+    FileSystemEventHandler,
+)
+from watchdog.observers import Observer
+
+from florence_daemon.config import FolderConfig
+from florence_daemon.folders.scan import find_images, is_image_name, is_wanted
+from florence_daemon.folders.settle import Settling, Stamp
+
+log = logging.getLogger(__name__)
+
+# Seconds between two looks whether the roots are still the directories that are watched.
+CHECK_S = 10.0
+# Opening and closing a file to read it are events too; these are the ones that can mean a new or changed picture.
+INTERESTING = (EVENT_TYPE_CREATED, EVENT_TYPE_MODIFIED, EVENT_TYPE_MOVED, EVENT_TYPE_CLOSED)
+
+
+class Intake(Protocol):
+    """Where ready files go."""
+
+    def needs(self, folder: FolderConfig, path: str) -> bool:
+        """Tell whether the image still lacks something; asked before it settles, so it must be cheap."""
+
+    def submit(self, folder: FolderConfig, path: str, stamp: Stamp) -> None:
+        """Take an image that has stopped changing."""
+
+
+@dataclass
+class Root:
+    """A watched folder and how it is doing. health: `ok`, or what is wrong with it."""
+
+    folder: FolderConfig
+    identity: tuple[int, int] | None = None
+    watch: Any = None
+    next_scan_s: float = 0.0
+    health: str = "not looked at yet"
+
+
+class _Inbox(FileSystemEventHandler):
+    """Takes watchdog's events. It only notes paths: a handler that raises would end watchdog's thread for good."""
+
+    def __init__(self, wake: threading.Event) -> None:
+        self.paths: deque[tuple[str, bool]] = deque()
+        self._wake = wake
+
+    def dispatch(self, event: FileSystemEvent) -> None:
+        """Note where something appeared or changed; called on watchdog's thread."""
+        try:
+            if event.event_type not in INTERESTING:
+                return
+            path = os.fsdecode(event.dest_path if event.event_type == EVENT_TYPE_MOVED else event.src_path)
+            is_new_directory = event.is_directory and event.event_type in (EVENT_TYPE_CREATED, EVENT_TYPE_MOVED)
+            if is_new_directory or (not event.is_directory and is_image_name(os.path.basename(path))):
+                self.paths.append((path, is_new_directory))
+                self._wake.set()
+        except Exception:
+            log.exception("an event of the file system could not be read: %r", event)
+
+
+class Watcher:
+    """Feeds an intake with the pictures of several folders. `tick` is one step; `run` repeats it."""
+
+    def __init__(self, folders: Sequence[FolderConfig], intake: Intake, clock: Callable[[], float]) -> None:
+        self.roots = [Root(folder) for folder in folders]
+        self._intake = intake
+        self._clock = clock
+        self._settling = Settling()
+        self._wake = threading.Event()
+        self._inbox = _Inbox(self._wake)
+        self._observer: Any = None
+        self._next_check_s = 0.0
+        self._stopped = False
+
+    @property
+    def settling(self) -> int:
+        """How many files are being waited for."""
+        return len(self._settling)
+
+    def touch(self, path: str) -> None:
+        """Look at `path` again, as if an event had named it; from any thread."""
+        self._inbox.paths.append((path, False))
+        self._wake.set()
+
+    def run(self) -> None:
+        """Repeat `tick` until `stop`, sleeping while there is nothing to do."""
+        while not self._stopped:
+            try:
+                due_s = self.tick(self._clock())
+            except Exception:
+                log.exception("watching failed; it goes on in %g s", CHECK_S)
+                due_s = self._clock() + CHECK_S
+            self._wake.wait(max(0.0, due_s - self._clock()))
+            self._wake.clear()
+        self._stop_observer()
+
+    def stop(self) -> None:
+        """Make `run` return soon; from any thread."""
+        self._stopped = True
+        self._wake.set()
+
+    def tick(self, now_s: float) -> float:
+        """Do what is due and return when the next step is; events wake it earlier."""
+        if now_s >= self._next_check_s:
+            self._check(now_s)
+            self._next_check_s = now_s + CHECK_S
+        self._read_inbox(now_s)
+        for path, stamp in self._settling.ready(now_s):
+            folder = self._owner(path)
+            if folder is not None:
+                self._intake.submit(folder, path, stamp)
+        due = [self._next_check_s, *(root.next_scan_s for root in self.roots if root.identity)]
+        settled_s = self._settling.next_due_s()
+        return min(due if settled_s is None else [*due, settled_s])
+
+    def _owner(self, path: str) -> FolderConfig | None:
+        """The folder whose settings count for `path`: the innermost of those that contain it."""
+        inside = [root.folder for root in self.roots if path.startswith(os.path.join(root.folder.path, ""))]
+        folder = max(inside, key=lambda folder: len(os.fspath(folder.path)), default=None)
+        return folder if folder is not None and is_wanted(folder, path) else None
+
+    def _check(self, now_s: float) -> None:
+        """Watch roots that appeared or were replaced, and start over when watchdog's thread has died."""
+        if self._observer is None or not self._observer.is_alive():
+            self._start_observer()
+        for root in self.roots:
+            identity = _identity(root.folder)
+            if identity != root.identity or (identity and root.watch is None):
+                self._replace(root, identity, now_s)
+            if identity and now_s >= root.next_scan_s:
+                self._scan(root, os.fspath(root.folder.path), now_s)
+                root.next_scan_s = now_s + root.folder.rescan_s
+
+    def _start_observer(self) -> None:
+        if self._observer is not None:
+            log.warning("the file system observer had stopped; it is started again")
+        self._observer = Observer()
+        self._observer.daemon = True
+        self._observer.start()
+        for root in self.roots:
+            root.identity, root.watch = None, None
+
+    def _stop_observer(self) -> None:
+        if self._observer is not None:
+            self._observer.stop()
+            self._observer.join(timeout=5.0)
+
+    def _replace(self, root: Root, identity: tuple[int, int] | None, now_s: float) -> None:
+        """Watch what is now at the root's path; a directory that was removed takes its watch with it."""
+        if root.watch is not None:
+            self._unschedule(root)
+        root.identity = identity
+        if identity is None:
+            if root.health != "missing":
+                log.warning("%s: this folder is not there; it is looked for every %g s", root.folder.path, CHECK_S)
+            root.health = "missing"
+            return
+        root.next_scan_s = now_s
+        try:
+            root.watch = self._observer.schedule(
+                self._inbox, os.fspath(root.folder.path), recursive=root.folder.recursive
+            )
+            root.health = "ok"
+            log.info("%s: watching%s", root.folder.path, " with all below it" if root.folder.recursive else "")
+        except Exception as error:
+            # No watches left, say: the scans alone find the pictures then.
+            root.health = f"no events ({error}); scanned every {root.folder.rescan_s:g} s"
+            log.warning("%s: %s", root.folder.path, root.health)
+
+    def _unschedule(self, root: Root) -> None:
+        try:
+            self._observer.unschedule(root.watch)
+        except Exception as error:
+            log.debug("%s: its watch was gone already: %s", root.folder.path, error)
+        root.watch = None
+
+    def _read_inbox(self, now_s: float) -> None:
+        while self._inbox.paths:
+            path, is_directory = self._inbox.paths.popleft()
+            if is_directory:
+                # Files that were written before the new directory was watched sent no event.
+                for root in self.roots:
+                    if root.folder.recursive and path.startswith(os.path.join(root.folder.path, "")):
+                        self._scan(root, path, now_s)
+            else:
+                self._consider(path, now_s)
+
+    def _scan(self, root: Root, start: str, now_s: float) -> None:
+        for path in find_images(root.folder, start, on_error=_say_unreadable):
+            self._consider(path, now_s)
+
+    def _consider(self, path: str, now_s: float) -> None:
+        folder = self._owner(path)
+        if folder is not None and self._intake.needs(folder, path):
+            self._settling.touch(path, now_s, folder.settle_s)
+
+
+def _identity(folder: FolderConfig) -> tuple[int, int] | None:
+    try:
+        status = os.stat(folder.path)
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino)
+
+
+def _say_unreadable(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        log.warning("%s: cannot be looked into: %s", error.filename, error.strerror)

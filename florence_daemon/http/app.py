@@ -1,0 +1,84 @@
+"""The WSGI application: routes to resources, and every error to one form."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import falcon
+
+from florence_daemon import errors
+from florence_daemon.http.health import LiveResource, ReadyResource, StatusResource
+from florence_daemon.http.vision import ModelResource, ProcessImageResource, PromptsResource
+from florence_daemon.queue import JobQueue
+
+log = logging.getLogger(__name__)
+
+# Domain errors as HTTP errors, most special first, with seconds for Retry-After where trying again helps.
+STATUSES: tuple[tuple[type[errors.FlorenceError], Callable[..., falcon.HTTPError], int | None], ...] = (
+    (errors.PromptError, falcon.HTTPBadRequest, None),
+    (errors.PictureError, falcon.HTTPBadRequest, None),
+    (errors.QueueFull, falcon.HTTPServiceUnavailable, 2),
+    (errors.Stopping, falcon.HTTPServiceUnavailable, 10),
+    (errors.CheckpointError, falcon.HTTPServiceUnavailable, 30),
+    (errors.FlorenceError, falcon.HTTPInternalServerError, None),
+)
+
+
+def create_app(
+    *,
+    queue: JobQueue,
+    model_name: str,
+    request_timeout_s: float,
+    status: Callable[[], dict[str, Any]],
+    is_ready: Callable[[], bool],
+) -> falcon.App[Any, Any]:
+    """Wire the resources to what they need."""
+    app = falcon.App()
+    app.set_error_serializer(_serialize)
+    app.add_error_handler(Exception, _unforeseen)
+    app.add_error_handler(errors.FlorenceError, _translate)
+    app.req_options.keep_blank_qs_values = True
+    app.add_route("/model", ModelResource(model_name))
+    app.add_route("/prompts", PromptsResource())
+    app.add_route("/process_image", ProcessImageResource(queue, request_timeout_s))
+    app.add_route("/health/live", LiveResource())
+    app.add_route("/health/ready", ReadyResource(is_ready))
+    app.add_route("/status", StatusResource(status))
+    return app
+
+
+def error_body(text: str) -> bytes:
+    """An error as every client reads it: Python's look for `detail`, PowerShell's for `error`."""
+    return json.dumps({"detail": text, "error": text}).encode("ascii")
+
+
+def _serialize(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError) -> None:
+    resp.content_type = falcon.MEDIA_JSON
+    resp.data = error_body(error.description or error.title or str(error.status))
+
+
+def _translate(req: falcon.Request, resp: falcon.Response, error: errors.FlorenceError, params: Any) -> None:
+    """Raise the HTTP error that a domain error stands for."""
+    kind, retry_after_s = next((http, after_s) for domain, http, after_s in STATUSES if isinstance(error, domain))
+    headers = None if retry_after_s is None else {"Retry-After": str(retry_after_s)}
+    raise kind(description=_describe(error), headers=headers)
+
+
+def _describe(error: errors.FlorenceError) -> str:
+    text = str(error)
+    if isinstance(error, errors.PictureError) and not text.startswith("Invalid image data"):
+        return f"Invalid image data: {text}"
+    if isinstance(error, errors.EngineError):
+        return f"Error processing image: {text}"
+    return text
+
+
+def _unforeseen(req: falcon.Request, resp: falcon.Response, error: Exception, params: Any) -> None:
+    """Log what nobody foresaw, once, with its traceback; the client gets no internals."""
+    if isinstance(error, falcon.HTTPError | falcon.HTTPStatus):
+        raise error
+    log.exception("%s %s failed", req.method, req.path)
+    raise falcon.HTTPInternalServerError(description=f"Error processing image: {type(error).__name__}; see the log")

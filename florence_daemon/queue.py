@@ -1,0 +1,157 @@
+"""The one queue: people who wait go first, then watched folders, then backfill; in a class, first come first served."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from collections.abc import Collection
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from florence_daemon.config import OutputConfig
+from florence_daemon.engine.protocol import Ask, Done
+from florence_daemon.errors import QueueFull, Stopping
+from florence_daemon.folders.settle import Stamp
+
+
+class Kind(IntEnum):
+    """The classes of work, in the order in which they are served."""
+
+    HTTP = 0
+    FOLDER = 1
+    BACKFILL = 2
+
+
+@dataclass(frozen=True)
+class Image:
+    """A picture on disk whose answers become sidecars.
+
+    outputs: the sidecars to write, one per ask of the job and in the same order.
+    stamp: what the file looked like when it was taken; an answer about another file is thrown away.
+    """
+
+    path: str
+    outputs: tuple[OutputConfig, ...]
+    stamp: Stamp | None
+    overwrite: bool = False
+
+
+@dataclass(eq=False)
+class Job:
+    """Everything asked about one picture. future: gets the answers, or an error of `errors`; cancel it to withdraw.
+
+    picture: the path, or the bytes of the file.
+    """
+
+    kind: Kind
+    picture: str | bytes
+    asks: tuple[Ask, ...]
+    image: Image | None = None
+    future: Future[Done] = field(default_factory=Future)
+
+
+class JobQueue:
+    """A priority queue that threads share. A job is waiting, then running, then finished; nothing else."""
+
+    def __init__(self, max_queued: int) -> None:
+        self._max_queued = max_queued
+        self._waiting: dict[Kind, deque[Job]] = {kind: deque() for kind in Kind}
+        self._running: set[Job] = set()
+        self._images: Counter[str] = Counter()
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def put(self, job: Job) -> None:
+        """Add a job. Raises: QueueFull (what came over the network only: folders wait on disk), Stopping."""
+        with self._changed:
+            if self._closed:
+                raise Stopping("the daemon is stopping and takes no new work; try again when it is back")
+            if job.image is None:
+                self._refuse_when_full(job.kind)
+            if job.image is not None:
+                self._images[job.image.path] += 1
+            self._waiting[job.kind].append(job)
+            self._changed.notify_all()
+
+    def put_back(self, job: Job) -> None:
+        """Return a claimed job to the head of its class; nobody may be waiting for its future."""
+        with self._changed:
+            self._running.discard(job)
+            job.future = Future()
+            self._waiting[job.kind].appendleft(job)
+            self._changed.notify_all()
+
+    def claim(self, timeout_s: float | None, kinds: Collection[Kind] = tuple(Kind)) -> Job | None:
+        """Take the first job of these kinds, waiting for one; None after the time-out and once the queue is closed.
+
+        A job whose future was cancelled is dropped: its client hung up, and it costs no inference.
+        """
+        with self._changed:
+            while self._changed.wait_for(lambda: self._closed or self._first_kind(kinds) is not None, timeout_s):
+                kind = None if self._closed else self._first_kind(kinds)
+                if kind is None:
+                    return None
+                job = self._waiting[kind].popleft()
+                if job.future.set_running_or_notify_cancel():
+                    self._running.add(job)
+                    return job
+                self._forget_image(job)
+            return None
+
+    def finish(self, job: Job) -> None:
+        """Note that a claimed job has ended, whichever way."""
+        with self._changed:
+            self._running.discard(job)
+            self._forget_image(job)
+            self._changed.notify_all()
+
+    def holds(self, path: str) -> bool:
+        """Tell whether a job for this image waits or runs."""
+        with self._changed:
+            return self._images[path] > 0
+
+    def is_idle(self) -> bool:
+        """Tell whether nothing waits and nothing runs."""
+        with self._changed:
+            return not self._running and not any(self._waiting.values())
+
+    def counts(self) -> dict[str, int]:
+        """Waiting jobs by kind, and how many run."""
+        with self._changed:
+            waiting = {kind.name.lower(): len(jobs) for kind, jobs in self._waiting.items()}
+            return waiting | {"running": len(self._running)}
+
+    def close(self) -> list[Job]:
+        """Hand out nothing any more; return the jobs that were waiting, in order."""
+        with self._changed:
+            self._closed = True
+            left = [job for jobs in self._waiting.values() for job in jobs]
+            for jobs in self._waiting.values():
+                jobs.clear()
+            for job in left:
+                self._forget_image(job)
+            self._changed.notify_all()
+            return left
+
+    def wait_until_done(self, timeout_s: float | None) -> bool:
+        """Wait until nothing runs any more; False when the time was too short."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._running, timeout_s)
+
+    def _first_kind(self, kinds: Collection[Kind]) -> Kind | None:
+        return next((kind for kind in Kind if kind in kinds and self._waiting[kind]), None)
+
+    def _forget_image(self, job: Job) -> None:
+        if job.image is not None:
+            self._images[job.image.path] -= 1
+            if self._images[job.image.path] <= 0:
+                del self._images[job.image.path]
+
+    def _refuse_when_full(self, kind: Kind) -> None:
+        """Bound what the network can pile up; clients that backfill leave half of the places to people who wait."""
+        waiting = (*self._waiting[Kind.HTTP], *self._waiting[Kind.BACKFILL])
+        kinds = [job.kind for job in (*waiting, *self._running) if job.image is None and not job.future.cancelled()]
+        half = max(1, self._max_queued // 2)
+        if len(kinds) >= self._max_queued or (kind is Kind.BACKFILL and kinds.count(kind) >= half):
+            raise QueueFull(f"{len(kinds)} requests are waiting already; try again later")

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Installs what the tests need and runs everything that CI runs; arguments go to pytest.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+. tools/venv.sh
+prepare_venv "dev,formats"
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+.venv/bin/mypy
+.venv/bin/python -m pytest --cov --cov-report=term "$@"

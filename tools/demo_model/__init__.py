@@ -1,0 +1,1 @@
+"""How the embedded demo model is made: its tokenizer, its network, its lessons, its files and its examination."""

@@ -1,0 +1,170 @@
+"""Training batches: drawn pictures, questions about them and true answers, made ahead in another process."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import re
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from tokenizers import Tokenizer
+
+from florence_daemon.demo_pictures import (
+    COLOURS,
+    KINDS,
+    DrawnPicture,
+    draw_picture,
+    encode_at_random,
+    random_size_px,
+    true_answer,
+)
+from florence_daemon.engine.preprocess import read_picture
+from florence_daemon.tasks import fed_text, find_task
+
+from .network import GRID_SIDE, IMAGE_SIDE_PX
+from .tokenizer import PAD
+
+QUESTIONS_PER_PICTURE = 2  # the vision tower costs most of a step: ask twice about what it has seen
+_PREPARED_BATCHES = 6
+
+# How often each prompt is asked. Short answers teach colour and shape, boxes need the most practice.
+_SHARES = {
+    "<CAPTION>": 5,
+    "<GENERATE_TAGS>": 3,
+    "<OD>": 6,
+    "<DETAILED_CAPTION>": 3,
+    "<MORE_DETAILED_CAPTION>": 3,
+    "<ANALYZE>": 1,
+    "<MIXED_CAPTION>": 1.5,
+    "<MIXED_CAPTION_PLUS>": 1.5,
+}
+# Boxes are taught on a grid of 100 lines: a pixel of the input is 8 bins wide, finer targets would be noise.
+_TAUGHT_BIN = 10
+_IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question of a batch. picture: its index in the batch; ids with <s> and </s>."""
+
+    picture: int
+    prompt_ids: list[int]
+    answer_ids: list[int]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One batch.
+
+    pixels: (B, 3, side, side) uint8. colours, kinds: (B, cells) int64, the shape whose centre lies in the cell, the
+    last class for none. boxes: (B, cells, 4) float32, 0 to 1, NaN where there is none.
+    """
+
+    pixels: NDArray[np.uint8]
+    questions: list[Question]
+    colours: NDArray[np.int64]
+    kinds: NDArray[np.int64]
+    boxes: NDArray[np.float32]
+
+
+def lessons(tokenizer: Tokenizer, seed: int, steps: int, batch: int) -> Iterator[Lesson]:
+    """Yield `steps` batches. Each is drawn from its own seed, so that their number of workers changes nothing."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, initializer=_start, initargs=(tokenizer.to_str(),)) as pool:
+        waiting: deque[Future[Lesson]] = deque()
+        for step in range(steps):
+            waiting.append(pool.submit(_draw_lesson, f"lesson {seed} {step}", batch))
+            if len(waiting) >= _PREPARED_BATCHES:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+_tokenizer: Tokenizer  # of the worker process
+
+
+def _start(tokenizer_json: str) -> None:
+    global _tokenizer
+    _tokenizer = Tokenizer.from_str(tokenizer_json)
+
+
+def _draw_lesson(seed: str, batch: int) -> Lesson:
+    rng = random.Random(seed)
+    pictures = [draw_picture(rng, size_px=_training_size_px(rng)) for _ in range(batch)]
+    pixels = np.stack([_as_seen(rng, picture) for picture in pictures])
+    questions = [
+        Question(index, _ids(fed_text(find_task(prompt)[0])), _ids(taught_answer(prompt, picture)))
+        for index, picture in enumerate(pictures)
+        for prompt in _choose_prompts(rng)
+    ]
+    return Lesson(pixels, questions, *_cell_targets(pictures))
+
+
+def _training_size_px(rng: random.Random) -> tuple[int, int]:
+    """Above some 700 pixels a size looks like any other once it is squashed, but takes long to draw."""
+    return random_size_px(rng, 64, 640) if rng.random() < 0.98 else random_size_px(rng, 640, 2000)
+
+
+def _as_seen(rng: random.Random, picture: DrawnPicture) -> NDArray[np.uint8]:
+    decoded = read_picture(encode_at_random(rng, picture.image)).image
+    squashed = decoded.resize((IMAGE_SIDE_PX, IMAGE_SIDE_PX), Image.Resampling.BICUBIC)  # as the engine does
+    return np.asarray(squashed, dtype=np.uint8).transpose(2, 0, 1)
+
+
+def _choose_prompts(rng: random.Random) -> list[str]:
+    chosen: list[str] = []
+    while len(chosen) < QUESTIONS_PER_PICTURE:
+        prompt = rng.choices(list(_SHARES), weights=list(_SHARES.values()))[0]
+        if prompt not in chosen:
+            chosen.append(prompt)
+    return chosen
+
+
+def taught_answer(prompt: str, picture: DrawnPicture) -> str:
+    """Return the true answer with its locations rounded to the grid that is taught."""
+    return re.sub(r"<loc_(\d+)>", _rounded_location, true_answer(prompt, picture))
+
+
+def _rounded_location(match: re.Match[str]) -> str:
+    return f"<loc_{int(match[1]) // _TAUGHT_BIN * _TAUGHT_BIN + _TAUGHT_BIN // 2}>"
+
+
+def _ids(text: str) -> list[int]:
+    return _tokenizer.encode(text).ids
+
+
+def _cell_targets(
+    pictures: list[DrawnPicture],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    cells = GRID_SIDE**2
+    colours = np.full((len(pictures), cells), len(COLOURS), np.int64)
+    kinds = np.full((len(pictures), cells), len(KINDS), np.int64)
+    boxes = np.full((len(pictures), cells, 4), np.nan, np.float32)
+    for index, picture in enumerate(pictures):
+        for shape in picture.shapes:
+            sides = np.array(picture.image.size * 2, np.float32)
+            box = np.array(shape.box_px, np.float32) / sides
+            column, row = ((box[:2] + box[2:]) / 2 * GRID_SIDE).astype(int)
+            cell = row * GRID_SIDE + column
+            colours[index, cell] = list(COLOURS).index(shape.colour)
+            kinds[index, cell] = KINDS.index(shape.kind)
+            boxes[index, cell] = box
+    return colours, kinds, boxes
+
+
+def padded(rows: list[list[int]], filler: int = PAD) -> NDArray[np.int64]:
+    """Return the rows as one array, filled up on the right."""
+    array = np.full((len(rows), max(map(len, rows))), filler, np.int64)
+    for index, row in enumerate(rows):
+        array[index, : len(row)] = row
+    return array
+
+
+def labels(questions: list[Question]) -> NDArray[np.int64]:
+    return padded([question.answer_ids for question in questions], _IGNORED)

@@ -1,0 +1,176 @@
+"""The demo model's shape, and its weights and configuration in the original layout."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import Florence2Config, Florence2ForConditionalGeneration
+
+IMAGE_SIDE_PX = 128
+GRID_SIDE = IMAGE_SIDE_PX // 32  # the vision tower halves the side five times
+IMAGE_TOKENS = GRID_SIDE**2 + 1
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_STD = (0.229, 0.224, 0.225)
+WIDTH = 128
+
+# What both layouts call by the same name. Window 4 divides every stage's side (32, 16, 8, 4): nothing is padded.
+_VISION = {
+    "depths": [1, 1, 1, 1],
+    "patch_size": [7, 3, 3, 3],
+    "patch_stride": [4, 2, 2, 2],
+    "patch_padding": [3, 1, 1, 1],
+    "patch_prenorm": [False, True, True, True],
+    "num_heads": [1, 2, 4, 6],
+    "num_groups": [1, 2, 4, 6],
+    "window_size": 4,
+    "drop_path_rate": 0.0,
+    "projection_dim": WIDTH,
+}
+_VISION_WIDTHS = [32, 64, 128, 192]
+_TEXT = {
+    "d_model": WIDTH,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 4 * WIDTH,
+    "decoder_ffn_dim": 4 * WIDTH,
+    "max_position_embeddings": 1024,
+    "activation_function": "gelu",
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+    "activation_dropout": 0.0,
+    "scale_embedding": False,
+    "bos_token_id": 0,
+    "pad_token_id": 1,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 2,
+    "forced_bos_token_id": 0,
+    "forced_eos_token_id": 2,
+    "is_encoder_decoder": True,
+}
+_SEARCH = {
+    "bos_token_id": 0,
+    "pad_token_id": 1,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 2,
+    "forced_bos_token_id": 0,
+    "forced_eos_token_id": 2,
+    "num_beams": 3,
+    "early_stopping": True,
+    "no_repeat_ngram_size": 0,  # "at the top left" may come three times
+}
+
+# From native to original: the table of the original names, read backwards.
+_RENAMES = [
+    (r"^model\.vision_tower\.convs\.(\d+)\.conv\.", r"vision_tower.convs.\1.proj."),
+    (r"_block\.(conv[12])\.(weight|bias)$", r"_block.\1.fn.dw.\2"),
+    (r"spatial_block\.norm1\.", "spatial_block.window_attn.norm."),
+    (r"channel_block\.norm1\.", "channel_block.channel_attn.norm."),
+    (r"_block\.norm2\.", "_block.ffn.norm."),
+    (r"_block\.(window_attn|channel_attn)\.(qkv|proj)\.", r"_block.\1.fn.\2."),
+    (r"_block\.ffn\.(fc[12])\.", r"_block.ffn.fn.net.\1."),
+    (r"^model\.vision_tower\.", "vision_tower."),
+    (r"^model\.multi_modal_projector\.image_projection\.weight$", "image_projection"),
+    (r"^model\.multi_modal_projector\.image_position_embed\.", "image_pos_embed."),
+    (r"^model\.multi_modal_projector\.", ""),
+    (r"^model\.language_model\.", "language_model.model."),
+]
+
+
+def build_network(entries: int) -> Florence2ForConditionalGeneration:
+    """Build the untrained network. entries: of the vocabulary, with the added tokens and without `<image>`."""
+    config = Florence2Config(
+        vision_config={**_VISION, "embed_dim": _VISION_WIDTHS},
+        text_config={**_TEXT, "model_type": "bart", "vocab_size": entries},
+        image_token_id=entries,
+    )
+    return Florence2ForConditionalGeneration(config)
+
+
+def original_weights(network: Florence2ForConditionalGeneration) -> dict[str, Tensor]:
+    """Return the weights, float16, under the names and in the forms of the original layout."""
+    weights = {}
+    for name, value in network.state_dict().items():
+        if name.endswith("embed_tokens.weight") or name == "lm_head.weight":
+            continue  # tied to `shared`
+        for pattern, replacement in _RENAMES:
+            name = re.sub(pattern, replacement, name)
+        value = value.detach().T if name == "image_projection" else value.detach()
+        weights[name] = value.to(torch.float16).contiguous()
+    entries = network.config.text_config.vocab_size
+    weights["language_model.final_logits_bias"] = torch.zeros(1, entries, dtype=torch.float16)
+    return weights
+
+
+def write_network(network: Florence2ForConditionalGeneration, directory: Path) -> None:
+    """Write weights and configuration as `microsoft/Florence-2-*` ships them."""
+    save_file(original_weights(network), directory / "model.safetensors", metadata={"format": "pt"})
+    (directory / "model.safetensors").chmod(0o644)  # it is written for its owner alone, and a package is for everybody
+    _write_json(directory / "config.json", _original_config(network.config.text_config.vocab_size))
+    _write_json(directory / "generation_config.json", _SEARCH)
+    _write_json(directory / "preprocessor_config.json", _preprocessor_config())
+
+
+def _original_config(entries: int) -> dict[str, Any]:
+    vision = {
+        **_VISION,
+        "model_type": "davit",
+        "dim_embed": _VISION_WIDTHS,
+        "enable_checkpoint": False,
+        "visual_temporal_embedding": {"type": "COSINE", "max_temporal_embeddings": 100},
+        "image_pos_embed": {"type": "learned_abs_2d", "max_pos_embeddings": 50},
+        "image_feature_source": ["spatial_avg_pool", "temporal_avg_pool"],
+    }
+    return {
+        "architectures": ["Florence2ForConditionalGeneration"],
+        "model_type": "florence2",
+        "bos_token_id": 0,
+        "pad_token_id": 1,
+        "eos_token_id": 2,
+        "ignore_index": -100,
+        "is_encoder_decoder": True,
+        "projection_dim": WIDTH,
+        "vocab_size": entries,
+        "torch_dtype": "float16",
+        "text_config": {
+            **_TEXT,
+            "model_type": "florence2_language",
+            "vocab_size": entries,
+            "num_hidden_layers": _TEXT["encoder_layers"],
+            "num_beams": _SEARCH["num_beams"],
+            "early_stopping": True,
+            "no_repeat_ngram_size": _SEARCH["no_repeat_ngram_size"],
+        },
+        "vision_config": vision,
+    }
+
+
+def _preprocessor_config() -> dict[str, Any]:
+    side = {"height": IMAGE_SIDE_PX, "width": IMAGE_SIDE_PX}
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "processor_class": "Florence2Processor",
+        "image_seq_length": IMAGE_TOKENS,
+        "do_resize": True,
+        "size": side,
+        "resample": 3,
+        "do_center_crop": False,
+        "crop_size": side,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": IMAGE_MEAN,
+        "image_std": IMAGE_STD,
+        "do_convert_rgb": None,
+    }
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,160 @@
+"""The training itself: one step, the schedule, and what is shown while it runs."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import Florence2ForConditionalGeneration
+
+from florence_daemon.demo_pictures import COLOURS, KINDS
+
+from .lessons import Lesson, Question, labels, lessons, padded
+from .network import IMAGE_MEAN, IMAGE_STD, WIDTH, build_network
+from .tokenizer import PAD
+
+_TEXT_CHUNKS = 2  # questions sorted by length and split: less padding
+_SHOWN_EVERY_STEPS = 50
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train. helped_share: the share of the steps over which the help on the image features fades to nothing."""
+
+    seed: int
+    steps: int
+    batch: int = 32
+    peak_rate: float = 1.5e-3
+    warmup_steps: int = 200
+    weight_decay: float = 0.02
+    helped_share: float = 0.4
+
+
+class CellReader(nn.Module):
+    """Reads colour, shape and box off each image token, in training only.
+
+    Without its loss the text loss stays near 0.6 while the picture is ignored.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = (len(COLOURS) + 1, len(KINDS) + 1, 4)
+        self.read = nn.Linear(WIDTH, sum(self.parts))
+
+    def loss(self, features: Tensor, lesson: Lesson) -> Tensor:
+        """features: (B, 1 + cells, WIDTH), the mean of the picture first."""
+        colours, kinds, boxes = self.read(features[:, 1:]).split(self.parts, dim=-1)
+        true_boxes = torch.from_numpy(lesson.boxes)
+        is_there = ~true_boxes.isnan()
+        box_loss = functional.l1_loss(boxes.sigmoid()[is_there], true_boxes[is_there])
+        colour_loss = functional.cross_entropy(colours.transpose(1, 2), torch.from_numpy(lesson.colours))
+        kind_loss = functional.cross_entropy(kinds.transpose(1, 2), torch.from_numpy(lesson.kinds))
+        return colour_loss + kind_loss + 2 * box_loss
+
+
+def train(tokenizer: Tokenizer, plan: Plan) -> Florence2ForConditionalGeneration:
+    """Train from nothing and show the progress; the same plan gives the same model on the same machine."""
+    torch.manual_seed(plan.seed)
+    network, reader = build_network(tokenizer.get_vocab_size()), CellReader()
+    parameters = [*network.parameters(), *reader.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=plan.peak_rate, weight_decay=plan.weight_decay, betas=(0.9, 0.98))
+    network.train()
+    progress = _Progress(plan.steps)
+    for step, lesson in enumerate(lessons(tokenizer, plan.seed, plan.steps, plan.batch)):
+        for group in optimizer.param_groups:
+            group["lr"] = plan.peak_rate * rate_share(step, plan)
+        text_loss, cell_loss = _step(network, reader, lesson, help_share(step, plan))
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        progress.show(step + 1, text_loss, cell_loss)
+    return network.eval()
+
+
+def rate_share(step: int, plan: Plan) -> float:
+    """Return the share of the peak learning rate: a linear rise, then half a cosine down to nothing."""
+    if step < plan.warmup_steps:
+        return (step + 1) / plan.warmup_steps
+    done = (step - plan.warmup_steps) / max(1, plan.steps - plan.warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * done))
+
+
+def help_share(step: int, plan: Plan) -> float:
+    """Return the weight of the loss on the image features: 1 at the start, 0 for good after `helped_share`."""
+    return max(0.0, 1 - step / (plan.helped_share * plan.steps))
+
+
+def _step(
+    network: Florence2ForConditionalGeneration, reader: CellReader, lesson: Lesson, helped: float
+) -> tuple[float, float]:
+    """Add the gradients of one lesson; return the text loss and the loss on the image features."""
+    features = network.get_image_features(_normalised(lesson)).pooler_output
+    # The text part runs in chunks on a detached copy; its gradient is collected and sent through the vision tower once.
+    seen = features.detach().requires_grad_()
+    text_loss = _text_losses(network, seen, lesson.questions)
+    assert seen.grad is not None
+    if not helped:
+        features.backward(seen.grad)
+        return text_loss, 0.0
+    cell_loss = reader.loss(features, lesson)
+    torch.autograd.backward([features, helped * cell_loss], [seen.grad, None])
+    return text_loss, float(cell_loss.detach())
+
+
+def _normalised(lesson: Lesson) -> Tensor:
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
+    return (torch.from_numpy(lesson.pixels).float() / 255 - mean) / std
+
+
+def _text_losses(network: Florence2ForConditionalGeneration, seen: Tensor, questions: list[Question]) -> float:
+    ordered = sorted(questions, key=lambda question: len(question.answer_ids))
+    size = math.ceil(len(ordered) / _TEXT_CHUNKS)
+    all_tokens = sum(len(question.answer_ids) for question in ordered)
+    total = 0.0
+    for start in range(0, len(ordered), size):
+        loss = _summed_loss(network, seen, ordered[start : start + size]) / all_tokens
+        loss.backward()
+        total += float(loss.detach())
+    return total
+
+
+def _summed_loss(network: Florence2ForConditionalGeneration, seen: Tensor, questions: list[Question]) -> Tensor:
+    prompts = torch.from_numpy(padded([question.prompt_ids for question in questions]))
+    pictures = torch.tensor([question.picture for question in questions])
+    targets = torch.from_numpy(labels(questions))
+    embeddings = torch.cat([seen[pictures], network.get_input_embeddings()(prompts)], dim=1)
+    is_prompt = (prompts != PAD).long()
+    mask = torch.cat([is_prompt.new_ones(len(questions), seen.shape[1]), is_prompt], dim=1)
+    start = torch.full_like(targets[:, :1], network.config.text_config.decoder_start_token_id)
+    shifted = torch.cat([start, targets[:, :-1].clamp(min=PAD)], dim=1)
+    shifted[:, 1] = targets[:, 0]  # <s> is 0, below PAD
+    logits = network(inputs_embeds=embeddings, attention_mask=mask, decoder_input_ids=shifted, use_cache=False).logits
+    return functional.cross_entropy(logits.transpose(1, 2), targets, reduction="sum")
+
+
+class _Progress:
+    """Prints rate and remaining time every so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self.started_s = time.monotonic()
+        self.text_loss = self.cell_loss = 0.0
+
+    def show(self, step: int, text_loss: float, cell_loss: float) -> None:
+        self.text_loss += text_loss / _SHOWN_EVERY_STEPS
+        self.cell_loss += cell_loss / _SHOWN_EVERY_STEPS
+        if step % _SHOWN_EVERY_STEPS:
+            return
+        per_step_s = (time.monotonic() - self.started_s) / step
+        left_min = per_step_s * (self.steps - step) / 60
+        print(
+            f"step {step}/{self.steps}  text loss {self.text_loss:.4f}  cell loss {self.cell_loss:.4f}  "
+            f"{1 / per_step_s:.2f} steps/s  {left_min:.1f} min left",
+            flush=True,
+        )
+        self.text_loss = self.cell_loss = 0.0

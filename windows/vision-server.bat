@@ -1,0 +1,46 @@
+@echo off
+rem Sets everything up beside this file and runs the daemon:
+rem   windows\vision-server.bat --demo     tries it with the small model that comes along
+rem   windows\vision-server.bat [OPTIONS]  is florence-daemon run [OPTIONS]
+setlocal
+set "PYTHONUTF8=1"
+set "HERE=%~dp0.."
+set "VENV=%HERE%\.venv"
+set "COMMAND=run"
+set "EXTRAS=formats"
+if defined FLORENCE_EXTRAS set "EXTRAS=%FLORENCE_EXTRAS%"
+
+if exist "%VENV%\Scripts\python.exe" goto install
+set "FOUND="
+for %%P in ("py -3" python3 python) do (
+  if not defined FOUND %%~P -c "import sys; sys.exit(sys.version_info < (3, 10))" >nul 2>&1 && set "FOUND=%%~P"
+)
+if not defined FOUND (
+  echo Python 3.10 or later is needed and was not found: install it from python.org 1>&2
+  exit /b 1
+)
+echo Making .venv 1>&2
+%FOUND% -m venv "%VENV%" || exit /b 1
+
+:install
+if exist "%VENV%\installed" (
+  fc /b "%HERE%\constraints.txt" "%VENV%\installed" >nul 2>&1 && goto start
+)
+echo Installing what is needed; the first time this downloads PyTorch 1>&2
+"%VENV%\Scripts\python.exe" -m pip install --quiet --disable-pip-version-check --constraint "%HERE%\constraints.txt" --editable "%HERE%[%EXTRAS%]" || exit /b 1
+copy /y "%HERE%\constraints.txt" "%VENV%\installed" >nul
+
+:start
+set "ARGS="
+if not "%~1"=="--demo" goto collect
+set "COMMAND=demo"
+shift
+:collect
+if "%~1"=="" goto execute
+set ARGS=%ARGS% "%~1"
+shift
+goto collect
+
+:execute
+"%VENV%\Scripts\florence-daemon.exe" %COMMAND% %ARGS%
+exit /b %ERRORLEVEL%
