@@ -38,6 +38,11 @@ class Outcome:
     done: Done | None = None
     error: FlorenceError | None = None
 
+    @property
+    def reason(self) -> str:
+        """Why there are no answers, without the path, which the reader sees already."""
+        return str(self.error).removeprefix(self.image.path).lstrip(": ")
+
 
 class Backfill:
     """The images below `paths` that lack a sidecar, and the run over them."""
@@ -89,12 +94,14 @@ class Backfill:
                     yield Outcome(image, error=shared_sidecar(image.path, owner, image.outputs))
                 else:
                     running[submit(image)] = image
+            if self._stopped.is_set():
+                running = {future: image for future, image in running.items() if not future.cancel()}
             ended, _ = concurrent.futures.wait(running, 0.2, concurrent.futures.FIRST_COMPLETED)
             for future in ended:
                 yield _outcome(running.pop(future), future)
 
     def stop(self) -> None:
-        """Start no more images; `run` ends with those that are on their way."""
+        """Start no more images; `run` ends with those that the model is at."""
         self._stopped.set()
 
 

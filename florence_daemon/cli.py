@@ -17,14 +17,11 @@ from florence_daemon import __version__
 from florence_daemon.errors import ConfigError, FlorenceError, UsageError
 
 if TYPE_CHECKING:
-    from florence_daemon.backfill import Backfill, Outcome
     from florence_daemon.config import Config, ModelConfig, OutputConfig, ServerConfig
-    from florence_daemon.engine.protocol import Ask
 
-EXIT_SOME_FAILED = 1
+EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_CONFIG = 78
-EXIT_INTERRUPTED = 130
 Section = TypeVar("Section", "ModelConfig", "ServerConfig")
 DEFAULT_SERVER = "http://127.0.0.1:54880"
 
@@ -74,7 +71,7 @@ def main() -> None:
 def _exit_code(error: FlorenceError) -> int:
     if isinstance(error, ConfigError):
         return EXIT_CONFIG
-    return EXIT_USAGE if isinstance(error, UsageError) else EXIT_SOME_FAILED
+    return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
 
 
 @app.callback(invoke_without_command=True)
@@ -138,9 +135,9 @@ def backfill(
 ) -> None:
     """Caption everything below some paths once; what has its sidecars already is skipped."""
     from florence_daemon.backfill import Backfill
+    from florence_daemon.backfill_command import list_work, run_backfill
 
-    if server and model:
-        raise UsageError("--model and --server do not go together: a server answers with the model it was started with")
+    _refuse_both(model, server)
     settings = _settings(config, model=model)
     work = Backfill(
         paths,
@@ -151,8 +148,8 @@ def backfill(
         ),
     )
     if dry_run:
-        raise typer.Exit(_list_work(work, as_json))
-    raise typer.Exit(_backfill(work, settings, server or [], as_json))
+        raise typer.Exit(list_work(work, as_json=as_json))
+    raise typer.Exit(run_backfill(work, settings, server or [], as_json=as_json))
 
 
 @app.command()
@@ -170,16 +167,17 @@ def caption(
     as_json: JsonOption = False,
 ) -> None:
     """Caption pictures and print the answers; no sidecar is written."""
+    from florence_daemon.caption_command import ask_engine, ask_server, print_answers
     from florence_daemon.engine.protocol import Ask
     from florence_daemon.tasks import find_task
 
+    _refuse_both(model, server)
     task, inline = find_task(prompt, text)
     ask = Ask(task.token, inline, num_beams, max_new_tokens)
-    failed = 0
-    for image, result in _answers(images, ask, config, model, server):
-        failed += isinstance(result, FlorenceError)
-        _print_answer(image, task.token, result, as_json=as_json, alone=len(images) == 1)
-    raise typer.Exit(EXIT_SOME_FAILED if failed else 0)
+    answering = ask_server(server) if server else ask_engine(_settings(config, model=model).model)
+    with answering as answer:
+        code = print_answers(images, ask, answer, as_json=as_json)
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -223,10 +221,10 @@ def check_config(
     file: Annotated[Path | None, typer.Argument(metavar="FILE", show_default=False)] = None,
 ) -> None:
     """Say whether a configuration is right, and what it comes to."""
-    from florence_daemon import config as configuration
+    from florence_daemon import config_file
 
-    found = configuration.find_file(file, os.environ)
-    settings = configuration.load(found, os.environ)
+    found = config_file.find_file(file, os.environ)
+    settings = config_file.load(found, os.environ)
     print(f"{found or 'no configuration file; the defaults'}: ok")
     print(f"model {settings.model.name}, HTTP at {settings.server.host}:{settings.server.port}")
     for folder in settings.folders:
@@ -246,10 +244,11 @@ def _settings(
     """The configuration with the command line laid over it; `alone` leaves every file out."""
     import attrs
 
-    from florence_daemon import config as configuration
+    from florence_daemon import config_file
+    from florence_daemon.config import FolderConfig
 
-    settings = configuration.load(None if alone else configuration.find_file(file, os.environ), os.environ)
-    folders = tuple(configuration.FolderConfig(path=path.absolute()) for path in watch)
+    settings = config_file.load(None if alone else config_file.find_file(file, os.environ), os.environ)
+    folders = tuple(FolderConfig(path=path.absolute()) for path in watch)
     return attrs.evolve(
         settings,
         model=_replace(settings.model, name=model),
@@ -270,6 +269,11 @@ def _replace(section: Section, **given: Any) -> Section:
         raise UsageError(f"--{error.setting}: {error}") from None
 
 
+def _refuse_both(model: str | None, server: object) -> None:
+    if server and model:
+        raise UsageError("--model and --server do not go together: a server answers with the model it was started with")
+
+
 def _outputs(prompts: Sequence[str], exts: Sequence[str]) -> tuple[OutputConfig, ...]:
     """Pair each --prompt with its --ext. Raises: UsageError."""
     from florence_daemon.config import DEFAULT_OUTPUTS, BadSetting, FolderConfig, OutputConfig
@@ -283,105 +287,6 @@ def _outputs(prompts: Sequence[str], exts: Sequence[str]) -> tuple[OutputConfig,
         return FolderConfig(path=Path(), outputs=outputs).outputs
     except BadSetting as error:
         raise UsageError(f"--{error.setting}: {error}") from None
-
-
-def _list_work(work: Backfill, as_json: bool) -> int:
-    from florence_daemon.folders.sidecars import sidecar_path
-
-    count = 0
-    for image in work.images():
-        count += 1
-        names = [sidecar_path(image.path, output) for output in image.outputs]
-        print(
-            json.dumps({"image": image.path, "sidecars": names}) if as_json else f"{image.path} -> {', '.join(names)}"
-        )
-    print(f"{count} images would be captioned", file=sys.stderr)
-    return 0
-
-
-def _backfill(work: Backfill, settings: Config, servers: Sequence[str], as_json: bool) -> int:
-    """Run a backfill; the exit code."""
-    from florence_daemon.backfill import open_captioner
-    from florence_daemon.reporting import open_progress
-    from florence_daemon.signals import on_stop_signal
-
-    total = sum(1 for _ in work.images())
-    if not total:
-        print("nothing to do: every picture has its sidecars", file=sys.stderr)
-        return 0
-    failures: list[Outcome] = []
-    progress = open_progress(total)
-    interrupted = on_stop_signal(work.stop)
-    with open_captioner(settings, servers) as submit:
-        for outcome in work.run(submit):
-            progress.advance(failed=outcome.error is not None)
-            if outcome.error is not None:
-                failures.append(outcome)
-            if as_json:
-                _print_outcome(outcome)
-    progress.close()
-    for failure in failures:
-        print(f"{failure.image.path}: {failure.error}", file=sys.stderr)
-    if interrupted.is_set():
-        print("interrupted; the same command takes up there", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    return EXIT_SOME_FAILED if failures else 0
-
-
-def _print_outcome(outcome: Outcome) -> None:
-    line: dict[str, Any] = {"image": outcome.image.path}
-    if outcome.done is not None:
-        line["results"] = {answer.prompt: answer.result for answer in outcome.done.answers}
-    else:
-        line["error"] = str(outcome.error)
-    print(json.dumps(line), flush=True)
-
-
-def _answers(images: Sequence[str], ask: Ask, config: Path | None, model: str | None, server: str | None) -> Any:
-    """Yield (image, result or error) in the order of the images."""
-    from florence_daemon.daemon import engine_settings
-    from florence_daemon.engine.process import Engine
-    from florence_daemon.errors import CheckpointError, ServerError
-
-    if server is not None:
-        if model is not None:
-            raise UsageError("--model and --server do not go together: a server answers with its own model")
-        client = _client(server)
-
-        def answer(image: str) -> Any:
-            return client.ask(image, [ask])[0].result
-
-    else:
-        engine = Engine(engine_settings(_settings(config, model=model).model), idle_unload_s=-1)
-
-        def answer(image: str) -> Any:
-            return engine.submit(image, (ask,)).result().answers[0].result
-
-    try:
-        for image in images:
-            try:
-                yield image, answer(image)
-            except (CheckpointError, ServerError):
-                raise
-            except FlorenceError as error:
-                yield image, error
-    finally:
-        if server is None:
-            engine.close(at_once=True)
-
-
-def _print_answer(image: str, task: str, result: Any, *, as_json: bool, alone: bool) -> None:
-    if isinstance(result, FlorenceError):
-        if as_json:
-            print(json.dumps({"image": image, "task": task, "error": str(result)}))
-        else:
-            print(f"{image}: {result}", file=sys.stderr)
-        return
-    if as_json:
-        print(json.dumps({"image": image, "task": task, "result": result}))
-        return
-    text = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
-    print(text if alone else f"{image}: {text}", flush=True)
 
 
 def _client(server: str) -> Any:

@@ -170,7 +170,7 @@ _MARK = re.compile(
     r"|<(?P<part>sep|poly|/poly|and)>",
     re.ASCII,
 )
-# Words that the original never grounds, since they name nothing to be seen (its list of phrases that are filtered out).
+# Words that the original never grounds, since they name nothing to be seen (its list of phrases it filters out).
 # fmt: off
 _NAMES_NOTHING = frozenset({
     "a", "a group", "a set", "all", "an", "another", "any", "anybody", "anyone", "anything", "each", "each other",

@@ -191,7 +191,7 @@ class Worker:
     def _log_done(self, job: Job, done: Done, seconds: float) -> None:
         stages = done.stages
         log.info(
-            "%s: %s in %.2f s (decode %.2f, vision %.2f, text %.2f)",
+            "%s: %s in %.2f s (decode %.3f, vision %.3f, text %.3f)",
             describe(job), " ".join(ask.prompt for ask in job.asks), seconds,
             stages.decode_s, stages.vision_s, stages.text_s,
         )  # fmt: skip

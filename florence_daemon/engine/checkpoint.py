@@ -58,7 +58,7 @@ def find(model: str, revision: str | None = None, offline: bool = False) -> Path
     if model == DEMO:
         return _demo()
     local = Path(model).expanduser()
-    if local.is_dir():
+    if model and local.is_dir():
         return local
     if not _HUB_ID.fullmatch(model):
         raise CheckpointError(f"There is no directory {model!r}; {_FORMS}")
@@ -79,7 +79,7 @@ def download(model: str, revision: str | None = None) -> Path:
     Raises:
         CheckpointError: the Hub cannot be reached, has no such model or revision, or the disk is full.
     """
-    if model == DEMO or Path(model).expanduser().is_dir() or not _HUB_ID.fullmatch(model):
+    if not _HUB_ID.fullmatch(model) or Path(model).is_dir():
         return find(model, revision)
     hub = _hub()
     try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import re
 import stat
 import warnings
 from dataclasses import dataclass
@@ -91,102 +93,107 @@ def to_pixels(picture: Picture, side_px: int) -> NDArray[np.float32]:
     return np.ascontiguousarray(((pixels - _MEAN) / _STD).transpose(2, 0, 1))
 
 
+@dataclass(frozen=True)
+class _Source:
+    """What messages say about a file that is being read."""
+
+    name: str
+    size_bytes: int
+    beginning: bytes
+
+    @property
+    def kind(self) -> str | None:
+        """The format by the first bytes."""
+        if self.beginning[:4] == b"RIFF":
+            return "WebP" if self.beginning[8:12] == b"WEBP" else None
+        if self.beginning[4:8] == b"ftyp":
+            return _BRANDS.get(self.beginning[8:12])
+        return next((kind for magic, kind in _BEGINNINGS.items() if self.beginning.startswith(magic)), None)
+
+
 def _read(file: IO[bytes], size_bytes: int, name: str) -> Picture:
     if size_bytes == 0:
         raise PictureError(f"{name} is empty (0 bytes)")
-    beginning = file.read(32)
+    source = _Source(name, size_bytes, file.read(32))
     file.seek(0)
-    image = _open(file, beginning, name)
-    with image:
-        _check_size(image.size, name)
-        upright = _decode(image, beginning, name)
+    formats = (*FORMATS, _register_extra(source)) if source.kind in EXTRA_FORMATS else FORMATS
+    _calm_pillow()
+    try:
+        with Image.open(file, formats=formats) as image:
+            _check_size(image.size, name)
+            image.load()
+            upright = _turn_upright(_to_rgb(image), _orientation(image))
+    except PictureError:
+        raise
+    except UnidentifiedImageError as error:
+        raise PictureError(_unidentified(source)) from error
+    except Exception as error:  # Decoders of untrusted bytes raise whatever their parsing runs into.
+        raise PictureError(_damaged(source, error)) from error
     return Picture(upright, upright.size)
 
 
-def _open(file: IO[bytes], beginning: bytes, name: str) -> Image.Image:
-    """Read the header: the size is known afterwards, and nothing is decoded yet."""
-    _limit_pixels()
-    kind = _sniff(beginning)
-    formats = (*FORMATS, _register_extra(kind, name)) if kind in EXTRA_FORMATS else FORMATS
-    try:
-        return Image.open(file, formats=formats)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PictureError(f"{name} is too large: {error}") from error
-    except UnidentifiedImageError as error:
-        raise PictureError(_unidentified(kind, beginning, name)) from error
-    except Exception as error:  # Decoders of untrusted bytes raise whatever their parsing runs into.
-        raise PictureError(_damaged(kind, error, name)) from error
+def _calm_pillow() -> None:
+    """Let Pillow warn of nothing, and set its own limit for what a header does not tell, such as a GIF's larger frame.
 
-
-def _limit_pixels() -> None:
-    """Set Pillow's own limit for what the header does not tell, such as a GIF's frame larger than its screen.
-
-    Both are global to the process, and set again for each picture, since they cost nothing and may have been reset.
+    It warns of every odd EXIF block, and refuses only at twice its limit. All this is global to the process, and set
+    again for each picture, since that costs nothing and somebody may have reset it.
     """
     Image.MAX_IMAGE_PIXELS = PIXEL_LIMIT
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
 def _check_size(size_px: tuple[int, int], name: str) -> None:
+    """Refuse by the header: nothing is decoded yet."""
     width, height = size_px
     if width < 1 or height < 1:
         raise PictureError(f"{name} is empty: {width}×{height} pixels")
     if width * height > PIXEL_LIMIT:
-        raise PictureError(
-            f"{name} is too large: {width}×{height} = {width * height} pixels, and the limit is {PIXEL_LIMIT}"
-        )
+        raise PictureError(_too_large(name, width * height))
 
 
-def _decode(image: Image.Image, beginning: bytes, name: str) -> Image.Image:
-    try:
-        image.load()
-        return _turn_upright(_to_rgb(image), _orientation(image))
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PictureError(f"{name} is too large: {error}") from error
-    except Exception as error:  # Decoders of untrusted bytes raise whatever their parsing runs into.
-        raise PictureError(_damaged(_sniff(beginning) or image.format, error, name)) from error
+def _too_large(name: str, pixels: object) -> str:
+    return f"{name} is too large: {pixels} pixels, and the limit is {PIXEL_LIMIT}"
 
 
-def _sniff(beginning: bytes) -> str | None:
-    """Name the format by a file's first bytes."""
-    if beginning[:4] == b"RIFF":
-        return "WebP" if beginning[8:12] == b"WEBP" else None
-    if beginning[4:8] == b"ftyp":
-        return _BRANDS.get(beginning[8:12])
-    return next((kind for magic, kind in _BEGINNINGS.items() if beginning.startswith(magic)), None)
-
-
-def _register_extra(kind: str | None, name: str) -> str:
+def _register_extra(source: _Source) -> str:
     """Let an optional plugin register itself with Pillow; it is imported only when such a picture comes."""
-    format_name, plugin = EXTRA_FORMATS[str(kind)]
+    format_name, plugin = EXTRA_FORMATS[str(source.kind)]
     try:
         if plugin == "pillow_heif":
             import pillow_heif
 
             pillow_heif.register_heif_opener()
         else:
-            import pillow_jxl  # noqa: F401
+            importlib.import_module(plugin)
     except ImportError as error:
-        raise PictureError(f"{name} is {kind}, which needs a plugin: pip install 'florence-daemon[formats]'") from error
+        hint = "pip install 'florence-daemon[formats]'"
+        raise PictureError(f"{source.name} is {source.kind}, which needs a plugin that is not here: {hint}") from error
     return format_name
 
 
-def _unidentified(kind: str | None, beginning: bytes, name: str) -> str:
-    if kind is not None:
-        return f"{name} is truncated or damaged: it begins like {kind}, but its header cannot be read"
-    return f"{name} is not a picture that can be read: it begins with {beginning[:16]!r}. Read are {_read_formats()}"
+def _unidentified(source: _Source) -> str:
+    if source.kind is not None:
+        return f"{source.name} is truncated or damaged: it begins like {source.kind}, but its header cannot be read"
+    read = ", ".join([*FORMATS, *EXTRA_FORMATS])
+    return f"{source.name} is not a picture that can be read: it begins with {source.beginning[:16]!r}. Read are {read}"
 
 
-def _read_formats() -> str:
-    return ", ".join([*FORMATS, *EXTRA_FORMATS])
-
-
-def _damaged(kind: str | None, error: Exception, name: str) -> str:
+def _damaged(source: _Source, error: Exception) -> str:
     if isinstance(error, MemoryError):
-        return f"{name} is too large for the memory that is free"
-    cut_off = isinstance(error, EOFError) or any(sign in str(error).lower() for sign in _CUT_OFF)
-    what = "truncated" if cut_off else "damaged"
-    return f"{name} is {what} ({kind or 'unknown format'}): {type(error).__name__}: {error}"
+        return f"{source.name} is too large for the memory that is free"
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        pixels = re.search(r"\d+", str(error))
+        return _too_large(source.name, pixels[0] if pixels else "too many")
+    what = "truncated" if _is_cut_off(source, error) else "damaged"
+    return f"{source.name} is {what} ({source.kind or 'unknown format'}): {type(error).__name__}: {error}"
+
+
+def _is_cut_off(source: _Source, error: Exception) -> bool:
+    """Tell a file that ends too early from one that is wrong; WebP's decoder does not say, but its header does."""
+    if source.kind == "WebP" and int.from_bytes(source.beginning[4:8], "little") + 8 > source.size_bytes:
+        return True
+    return isinstance(error, EOFError) or any(sign in str(error).lower() for sign in _CUT_OFF)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 # Seconds between two looks whether the roots are still the directories that are watched.
 CHECK_S = 10.0
+MISSING = "missing"
 # Opening and closing a file to read it are events too; these are the ones that can mean a new or changed picture.
 INTERESTING = (EVENT_TYPE_CREATED, EVENT_TYPE_MODIFIED, EVENT_TYPE_MOVED, EVENT_TYPE_CLOSED)
 
@@ -48,7 +49,7 @@ class Intake(Protocol):
 
 @dataclass
 class Root:
-    """A watched folder and how it is doing. health: `ok`, or what is wrong with it."""
+    """A watched folder and how it is doing. health: `ok`, `missing`, or what is wrong with it."""
 
     folder: FolderConfig
     identity: tuple[int, int] | None = None
@@ -124,12 +125,13 @@ class Watcher:
         if now_s >= self._next_check_s:
             self._check(now_s)
             self._next_check_s = now_s + CHECK_S
+        self._rescan(now_s)
         self._read_inbox(now_s)
         for path, stamp in self._settling.ready(now_s):
             folder = self._owner(path)
             if folder is not None:
                 self._intake.submit(folder, path, stamp)
-        due = [self._next_check_s, *(root.next_scan_s for root in self.roots if root.identity)]
+        due = [self._next_check_s, *(root.next_scan_s for root in self.roots if root.identity is not None)]
         settled_s = self._settling.next_due_s()
         return min(due if settled_s is None else [*due, settled_s])
 
@@ -145,11 +147,22 @@ class Watcher:
             self._start_observer()
         for root in self.roots:
             identity = _identity(root.folder)
-            if identity != root.identity or (identity and root.watch is None):
-                self._replace(root, identity, now_s)
-            if identity and now_s >= root.next_scan_s:
-                self._scan(root, os.fspath(root.folder.path), now_s)
+            if identity is None:
+                self._lose(root)
+                continue
+            if identity != root.identity:
+                # Mounted or made anew: the old watch is about a directory that is not here any more.
+                self._unschedule(root)
+                root.identity, root.next_scan_s = identity, now_s
+            if root.watch is None:
+                self._schedule(root)
+
+    def _rescan(self, now_s: float) -> None:
+        """Scan the roots whose time has come."""
+        for root in self.roots:
+            if root.identity is not None and now_s >= root.next_scan_s:
                 root.next_scan_s = now_s + root.folder.rescan_s
+                self._scan(root, os.fspath(root.folder.path), now_s)
 
     def _start_observer(self) -> None:
         if self._observer is not None:
@@ -165,29 +178,32 @@ class Watcher:
             self._observer.stop()
             self._observer.join(timeout=5.0)
 
-    def _replace(self, root: Root, identity: tuple[int, int] | None, now_s: float) -> None:
-        """Watch what is now at the root's path; a directory that was removed takes its watch with it."""
-        if root.watch is not None:
-            self._unschedule(root)
-        root.identity = identity
-        if identity is None:
-            if root.health != "missing":
-                log.warning("%s: this folder is not there; it is looked for every %g s", root.folder.path, CHECK_S)
-            root.health = "missing"
-            return
-        root.next_scan_s = now_s
+    def _lose(self, root: Root) -> None:
+        """Note that the root is not there. What is gone may only be unmounted: nothing is deleted for it."""
+        self._unschedule(root)
+        root.identity = None
+        if root.health != MISSING:
+            log.warning("%s: this folder is not there; it is looked for every %g s", root.folder.path, CHECK_S)
+        root.health = MISSING
+
+    def _schedule(self, root: Root) -> None:
         try:
             root.watch = self._observer.schedule(
                 self._inbox, os.fspath(root.folder.path), recursive=root.folder.recursive
             )
-            root.health = "ok"
-            log.info("%s: watching%s", root.folder.path, " with all below it" if root.folder.recursive else "")
         except Exception as error:
-            # No watches left, say: the scans alone find the pictures then.
-            root.health = f"no events ({error}); scanned every {root.folder.rescan_s:g} s"
-            log.warning("%s: %s", root.folder.path, root.health)
+            # No watches left, say: the scans alone find the pictures until there are.
+            health = f"no events ({error}); scanned every {root.folder.rescan_s:g} s"
+            if root.health != health:
+                log.warning("%s: %s", root.folder.path, health)
+            root.health = health
+            return
+        root.health = "ok"
+        log.info("%s: watching%s", root.folder.path, " with all below it" if root.folder.recursive else "")
 
     def _unschedule(self, root: Root) -> None:
+        if root.watch is None:
+            return
         try:
             self._observer.unschedule(root.watch)
         except Exception as error:

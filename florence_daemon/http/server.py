@@ -85,15 +85,18 @@ class HttpServer:
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    listener = None
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind)
         if os.name != "nt":  # on Windows the option would let two daemons share the port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
+        if listener is not None:
+            listener.close()
         raise ConfigError(
-            f"{host}:{port} cannot be listened on: {error.strerror or error}; is another florence-daemon running? "
+            f"{host}:{port} cannot be listened on: {getattr(error, 'strerror', None) or error}; is another florence-daemon running? "
             "Give another place with --host and --port (server.host, server.port)"
         ) from None
     return listener

@@ -1,13 +1,9 @@
-"""Training batches: drawn pictures, questions about them and true answers, made ahead in another process."""
+"""Training batches: drawn pictures, questions about them and true answers."""
 
 from __future__ import annotations
 
-import multiprocessing
 import random
 import re
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +27,6 @@ from .network import GRID_SIDE, IMAGE_SIDE_PX
 from .tokenizer import PAD
 
 QUESTIONS_PER_PICTURE = 2  # the vision tower costs most of a step: ask twice about what it has seen
-_PREPARED_BATCHES = 6
 
 # How often each prompt is asked. Short answers teach colour and shape, boxes need the most practice.
 _SHARES = {
@@ -73,33 +68,13 @@ class Lesson:
     boxes: NDArray[np.float32]
 
 
-def lessons(tokenizer: Tokenizer, seed: int, steps: int, batch: int) -> Iterator[Lesson]:
-    """Yield `steps` batches. Each is drawn from its own seed, so that their number of workers changes nothing."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context, initializer=_start, initargs=(tokenizer.to_str(),)) as pool:
-        waiting: deque[Future[Lesson]] = deque()
-        for step in range(steps):
-            waiting.append(pool.submit(_draw_lesson, f"lesson {seed} {step}", batch))
-            if len(waiting) >= _PREPARED_BATCHES:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
-_tokenizer: Tokenizer  # of the worker process
-
-
-def _start(tokenizer_json: str) -> None:
-    global _tokenizer
-    _tokenizer = Tokenizer.from_str(tokenizer_json)
-
-
-def _draw_lesson(seed: str, batch: int) -> Lesson:
+def draw_lesson(tokenizer: Tokenizer, seed: str, batch: int) -> Lesson:
+    """Draw one batch; the same seed gives the same batch."""
     rng = random.Random(seed)
     pictures = [draw_picture(rng, size_px=_training_size_px(rng)) for _ in range(batch)]
     pixels = np.stack([_as_seen(rng, picture) for picture in pictures])
     questions = [
-        Question(index, _ids(fed_text(find_task(prompt)[0])), _ids(taught_answer(prompt, picture)))
+        Question(index, _prompt_ids(tokenizer, prompt), tokenizer.encode(taught_answer(prompt, picture)).ids)
         for index, picture in enumerate(pictures)
         for prompt in _choose_prompts(rng)
     ]
@@ -135,8 +110,9 @@ def _rounded_location(match: re.Match[str]) -> str:
     return f"<loc_{int(match[1]) // _TAUGHT_BIN * _TAUGHT_BIN + _TAUGHT_BIN // 2}>"
 
 
-def _ids(text: str) -> list[int]:
-    return _tokenizer.encode(text).ids
+def _prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    ids: list[int] = tokenizer.encode(fed_text(find_task(prompt)[0])).ids
+    return ids
 
 
 def _cell_targets(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Florence2Config, Florence2ForConditionalGeneration
+
+from florence_daemon.engine.names import TIED_TO_SHARED, TRANSPOSED, original_name
 
 IMAGE_SIDE_PX = 128
 GRID_SIDE = IMAGE_SIDE_PX // 32  # the vision tower halves the side five times
@@ -67,22 +68,6 @@ _SEARCH = {
     "no_repeat_ngram_size": 0,  # "at the top left" may come three times
 }
 
-# From native to original: the table of the original names, read backwards.
-_RENAMES = [
-    (r"^model\.vision_tower\.convs\.(\d+)\.conv\.", r"vision_tower.convs.\1.proj."),
-    (r"_block\.(conv[12])\.(weight|bias)$", r"_block.\1.fn.dw.\2"),
-    (r"spatial_block\.norm1\.", "spatial_block.window_attn.norm."),
-    (r"channel_block\.norm1\.", "channel_block.channel_attn.norm."),
-    (r"_block\.norm2\.", "_block.ffn.norm."),
-    (r"_block\.(window_attn|channel_attn)\.(qkv|proj)\.", r"_block.\1.fn.\2."),
-    (r"_block\.ffn\.(fc[12])\.", r"_block.ffn.fn.net.\1."),
-    (r"^model\.vision_tower\.", "vision_tower."),
-    (r"^model\.multi_modal_projector\.image_projection\.weight$", "image_projection"),
-    (r"^model\.multi_modal_projector\.image_position_embed\.", "image_pos_embed."),
-    (r"^model\.multi_modal_projector\.", ""),
-    (r"^model\.language_model\.", "language_model.model."),
-]
-
 
 def build_network(entries: int) -> Florence2ForConditionalGeneration:
     """Build the untrained network. entries: of the vocabulary, with the added tokens and without `<image>`."""
@@ -91,19 +76,27 @@ def build_network(entries: int) -> Florence2ForConditionalGeneration:
         text_config={**_TEXT, "model_type": "bart", "vocab_size": entries},
         image_token_id=entries,
     )
-    return Florence2ForConditionalGeneration(config)
+    network = Florence2ForConditionalGeneration(config)
+    network.model.vision_tower.apply(_spread)
+    return network
+
+
+def _spread(module: nn.Module) -> None:
+    """Start so that signals keep their size: with the usual 0.02, narrow layers learn to tell shapes apart later."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+    elif isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
 
 
 def original_weights(network: Florence2ForConditionalGeneration) -> dict[str, Tensor]:
     """Return the weights, float16, under the names and in the forms of the original layout."""
     weights = {}
     for name, value in network.state_dict().items():
-        if name.endswith("embed_tokens.weight") or name == "lm_head.weight":
-            continue  # tied to `shared`
-        for pattern, replacement in _RENAMES:
-            name = re.sub(pattern, replacement, name)
-        value = value.detach().T if name == "image_projection" else value.detach()
-        weights[name] = value.to(torch.float16).contiguous()
+        if name in TIED_TO_SHARED:
+            continue
+        value = value.detach().T if name == TRANSPOSED else value.detach()
+        weights[original_name(name)] = value.to(torch.float16).contiguous()
     entries = network.config.text_config.vocab_size
     weights["language_model.final_logits_bias"] = torch.zeros(1, entries, dtype=torch.float16)
     return weights

@@ -10,21 +10,12 @@ from pathlib import Path
 from tokenizers import AddedToken, ByteLevelBPETokenizer, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from florence_daemon.demo_pictures import PROMPTS, draw_picture, true_answer
+from florence_daemon.engine.tokenizer import ADDED_TOKENS
 from florence_daemon.tasks import TASKS
 
 BOS, PAD, EOS, UNK = 0, 1, 2, 3
 _FIRST_TOKENS = ["<s>", "<pad>", "</s>", "<unk>"]
 _MAX_ENTRIES = 1000  # training ends earlier, when every word of the answers is one entry
-
-
-def florence_tokens() -> list[str]:
-    """Return the 1024 tokens that every Florence-2 adds, in their order (the misspelling is theirs)."""
-    locations = [f"<loc_{index}>" for index in range(1000)]
-    pairs = ["cap", "ncap", "dcap", "grounding", "seg"]
-    marks = [mark for name in pairs for mark in (f"<{name}>", f"</{name}>")]
-    late = ["region_cap", "region_to_desciption", "proposal", "poly"]
-    late_marks = [mark for name in late for mark in (f"<{name}>", f"</{name}>")]
-    return ["<od>", "</od>", "<ocr>", "</ocr>", *locations, *marks, "<sep>", *late_marks, "<and>"]
 
 
 def train_tokenizer(seed: int) -> Tokenizer:
@@ -41,7 +32,7 @@ def train_tokenizer(seed: int) -> Tokenizer:
 def write_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
     """Write the files that fine-tunes of the original ship."""
     model = json.loads(tokenizer.to_str())["model"]
-    added = {token: tokenizer.token_to_id(token) for token in florence_tokens()}
+    added = {token: tokenizer.token_to_id(token) for token in ADDED_TOKENS}
     _write_json(directory / "vocab.json", model["vocab"])
     _write_json(directory / "added_tokens.json", added)
     _write_json(directory / "tokenizer_config.json", _tokenizer_config())
@@ -67,7 +58,7 @@ def _assemble(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> Toke
     tokenizer.post_processor = processors.RobertaProcessing(("</s>", EOS), ("<s>", BOS), add_prefix_space=False)
     tokenizer.add_special_tokens([AddedToken(token, normalized=True) for token in _FIRST_TOKENS])
     tokenizer.add_special_tokens([AddedToken("<mask>", lstrip=True, normalized=True)])
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in florence_tokens()])
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in ADDED_TOKENS])
     return tokenizer
 
 

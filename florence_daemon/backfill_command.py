@@ -1,0 +1,88 @@
+"""The backfill command: run it, show how far it is, list what failed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from florence_daemon.backfill import Backfill, Outcome, open_captioner
+from florence_daemon.config import Config
+from florence_daemon.folders.sidecars import sidecar_path
+from florence_daemon.reporting import open_progress
+from florence_daemon.signals import on_stop_signal
+from florence_daemon.worker import printable
+
+EXIT_SOME_FAILED = 1
+EXIT_INTERRUPTED = 130
+
+
+def list_work(work: Backfill, *, as_json: bool) -> int:
+    """Print what would be captioned, and where it would be written; return the exit code."""
+    count = 0
+    for image in work.images():
+        count += 1
+        sidecars = [sidecar_path(image.path, output) for output in image.outputs]
+        line = f"{printable(image.path)} -> {', '.join(printable(path) for path in sidecars)}"
+        print(json.dumps({"image": image.path, "sidecars": sidecars}) if as_json else line)
+    _say(f"{count} images would be captioned")
+    return 0
+
+
+def run_backfill(work: Backfill, config: Config, servers: Sequence[str], *, as_json: bool) -> int:
+    """Caption everything, here or through `servers`; return the exit code."""
+    # The failures are listed at the end; a line for each would run through the progress bar.
+    logging.getLogger("florence_daemon.worker").setLevel(logging.ERROR)
+    total = sum(1 for _ in work.images())
+    if not total:
+        _say("nothing to do: every picture has its sidecars")
+        return 0
+    interrupted = on_stop_signal(lambda: _stop(work))
+    try:
+        failures = _run(work, config, servers, total, as_json=as_json)
+    except KeyboardInterrupt:
+        _say("stopped at once; the same command takes up there")
+        return EXIT_INTERRUPTED
+    for failure in failures:
+        _say(f"{printable(failure.image.path)}: {failure.reason}")
+    if interrupted.is_set():
+        _say("interrupted; the same command takes up there")
+        return EXIT_INTERRUPTED
+    return EXIT_SOME_FAILED if failures else 0
+
+
+def _run(work: Backfill, config: Config, servers: Sequence[str], total: int, *, as_json: bool) -> list[Outcome]:
+    """Run to the end or to the interruption; return the outcomes that are failures."""
+    failures = []
+    progress = open_progress(total)
+    try:
+        with open_captioner(config, servers) as submit:
+            for outcome in work.run(submit):
+                progress.advance(failed=outcome.error is not None)
+                if outcome.error is not None:
+                    failures.append(outcome)
+                if as_json:
+                    print(json.dumps(_as_json(outcome)), flush=True)
+    finally:
+        progress.close()
+    return failures
+
+
+def _stop(work: Backfill) -> None:
+    work.stop()
+    _say("finishing what runs; once more stops at once")
+
+
+def _as_json(outcome: Outcome) -> dict[str, Any]:
+    if outcome.done is None:
+        return {"image": outcome.image.path, "error": outcome.reason}
+    return {
+        "image": outcome.image.path,
+        "results": {answer.prompt: answer.result for answer in outcome.done.answers},
+    }
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,72 @@
+"""The caption command: ask about each picture in turn and print what comes back."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from florence_daemon.config import ModelConfig
+from florence_daemon.daemon import engine_settings
+from florence_daemon.engine.process import Engine
+from florence_daemon.engine.protocol import Ask
+from florence_daemon.errors import CheckpointError, FlorenceError, ServerError
+from florence_daemon.worker import printable
+
+EXIT_SOME_FAILED = 1
+Result = str | dict[str, Any]
+
+
+@contextmanager
+def ask_server(server: str) -> Iterator[Callable[[str, Ask], Result]]:
+    """Answer through a running daemon."""
+    from florence_daemon.client import Client
+
+    client = Client(server)
+    try:
+        yield lambda image, ask: client.ask(image, [ask])[0].result
+    finally:
+        client.close()
+
+
+@contextmanager
+def ask_engine(model: ModelConfig) -> Iterator[Callable[[str, Ask], Result]]:
+    """Answer with an engine of this process, which ends with it."""
+    engine = Engine(engine_settings(model), idle_unload_s=-1)
+    try:
+        yield lambda image, ask: engine.submit(image, (ask,)).result().answers[0].result
+    finally:
+        engine.close(at_once=True)
+
+
+def print_answers(images: Sequence[str], ask: Ask, answer: Callable[[str, Ask], Result], *, as_json: bool) -> int:
+    """Print one answer per picture, in order; return the exit code. Raises: what makes every picture fail."""
+    failed = False
+    for image in images:
+        try:
+            result = answer(image, ask)
+        except (CheckpointError, ServerError):
+            raise
+        except FlorenceError as error:
+            failed = True
+            _print_error(image, ask, str(error), as_json=as_json)
+        else:
+            _print_result(image, ask, result, as_json=as_json, alone=len(images) == 1)
+    return EXIT_SOME_FAILED if failed else 0
+
+
+def _print_result(image: str, ask: Ask, result: Result, *, as_json: bool, alone: bool) -> None:
+    if as_json:
+        print(json.dumps({"image": image, "task": ask.prompt, "result": result}), flush=True)
+        return
+    text = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
+    print(text if alone else f"{printable(image)}: {text}", flush=True)
+
+
+def _print_error(image: str, ask: Ask, error: str, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"image": image, "task": ask.prompt, "error": error}), flush=True)
+        return
+    print(f"{printable(image)}: {error.removeprefix(image).lstrip(': ')}", file=sys.stderr, flush=True)

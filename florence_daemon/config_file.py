@@ -1,0 +1,221 @@
+"""Read the settings from a YAML file and the environment; every problem is told with its file, line and key."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import cattrs
+import yaml
+from cattrs.errors import (
+    AttributeValidationNote,
+    BaseValidationError,
+    ForbiddenExtraKeysError,
+    IterableValidationNote,
+)
+
+from florence_daemon.config import BadSetting, Config
+from florence_daemon.errors import ConfigError
+
+ENV_PREFIX = "FLORENCE_DAEMON_"
+ENV_FILE = "FLORENCE_DAEMON_CONFIG"
+
+
+def default_paths(environ: Mapping[str, str]) -> tuple[Path, ...]:
+    """Where a configuration is looked for when none is named, first match first."""
+    home = environ.get("XDG_CONFIG_HOME") or "~/.config"
+    places = [Path(home).expanduser() / "florence-daemon.yaml"]
+    if os.name == "nt":
+        places.append(Path(environ.get("PROGRAMDATA", r"C:\ProgramData")) / "florence-daemon" / "florence-daemon.yaml")
+    else:
+        places.append(Path("/etc/florence-daemon/florence-daemon.yaml"))
+    return tuple(places)
+
+
+def find_file(named: Path | None, environ: Mapping[str, str]) -> Path | None:
+    """The configuration file to read: the one named, else the environment's, else the first default that exists."""
+    if named is None and environ.get(ENV_FILE):
+        named = Path(environ[ENV_FILE])
+    if named is not None:
+        return named
+    return next((path for path in default_paths(environ) if path.is_file()), None)
+
+
+def load(path: Path | None, environ: Mapping[str, str]) -> Config:
+    """Read the configuration; the environment wins over the file, the file over the defaults.
+
+    Raises: ConfigError, with every problem on a line of its own as `FILE:LINE: section.key: what is wrong`.
+    """
+    places = _Places(path)
+    data = _read_yaml(path, places) if path is not None else {}
+    _overlay_environment(data, environ, places)
+    try:
+        config = _converter().structure(data, Config)
+    except Exception as error:
+        problems = [places.say(where, problem) for where, problem in _problems(error, ())]
+        raise ConfigError("\n".join(problems)) from None
+    base = path.parent if path is not None else Path.cwd()
+    folders = tuple(attrs.evolve(folder, path=_absolute(folder.path, base)) for folder in config.folders)
+    return attrs.evolve(config, folders=folders)
+
+
+def _absolute(path: Path, base: Path) -> Path:
+    return Path(os.path.abspath(base / path.expanduser()))
+
+
+class _Places:
+    """Remembers where each setting came from: a line of the file, or a variable of the environment."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.lines: dict[tuple[Any, ...], int] = {}
+        self.variables: dict[tuple[Any, ...], str] = {}
+
+    def say(self, where: tuple[Any, ...], problem: str) -> str:
+        """`florence-daemon.yaml:7: model.num_beams: 0 is out of range; …`"""
+        name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where).lstrip(".")
+        return f"{self._origin(where)}: {name}: {problem}" if name else f"{self._origin(where)}: {problem}"
+
+    def _origin(self, where: tuple[Any, ...]) -> str:
+        for end in range(len(where), -1, -1):
+            if where[:end] in self.variables:
+                return self.variables[where[:end]]
+            if where[:end] in self.lines:
+                return f"{self.path}:{self.lines[where[:end]]}"
+        return str(self.path or "settings")
+
+
+def _read_yaml(path: Path, places: _Places) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such configuration file; give another with --config") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+        if node is not None:
+            _note_lines(node, (), places)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"{path}:{line}: this is not YAML: {error.problem}") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(f"{path}: this is not YAML: {error}") from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}:1: the sections model, server and folders are expected, not {data!r:.60}")
+    return {key: value for key, value in data.items() if value is not None}
+
+
+def _note_lines(node: yaml.Node, where: tuple[Any, ...], places: _Places) -> None:
+    """Note the line of every key; a key given twice is refused, as YAML would silently take the last."""
+    places.lines.setdefault(where, node.start_mark.line + 1)
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            _note_lines(item, (*where, index), places)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key, value in node.value:
+        here = (*where, key.value)
+        if here in places.lines:
+            first = places.lines[here]
+            raise ConfigError(f"{places.path}:{key.start_mark.line + 1}: {key.value}: given before, on line {first}")
+        places.lines[here] = key.start_mark.line + 1
+        _note_lines(value, here, places)
+
+
+def _overlay_environment(data: dict[str, Any], environ: Mapping[str, str], places: _Places) -> None:
+    """Lay `FLORENCE_DAEMON_MODEL__NAME=demo` and its like over what the file said."""
+    for variable, text in sorted(environ.items()):
+        if not variable.startswith(ENV_PREFIX) or variable == ENV_FILE:
+            continue
+        section, _, key = variable[len(ENV_PREFIX) :].lower().partition("__")
+        if section not in ("model", "server") or not key:
+            raise ConfigError(f"{variable}: not a setting; {ENV_PREFIX}MODEL__NAME is how model.name is given")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+        holder = data.setdefault(section, {})
+        if isinstance(holder, dict):
+            holder[key] = value
+            places.variables[(section, key)] = variable
+
+
+def _converter() -> cattrs.Converter:
+    """cattrs converts `"3"` to 3 and `"no"` to true; a setting of the wrong type is an error here."""
+    converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=True)
+    for kind, accepted, name in ((bool, bool, "true or false"), (int, int, "a whole number"), (str, str, "text")):
+        converter.register_structure_hook(kind, _exactly(accepted, name))
+    converter.register_structure_hook(float, _number)
+    converter.register_structure_hook(Path, lambda value, _: Path(_exactly(str, "a path")(value, str)))
+    converter.register_structure_hook(str | None, lambda value, _: None if value is None else _text(value, str))
+    converter.register_structure_hook_func(_is_tuple, lambda value, kind: _tuple(converter, value, kind))
+    return converter
+
+
+def _exactly(accepted: type, name: str) -> Any:
+    def convert(value: Any, _: type) -> Any:
+        if type(value) is not accepted:
+            raise ValueError(f"{value!r} is not {name}")
+        return value
+
+    return convert
+
+
+_text = _exactly(str, "text")
+
+
+def _number(value: Any, _: type) -> float:
+    if type(value) not in (int, float):
+        raise ValueError(f"{value!r} is not a number")
+    return float(value)
+
+
+def _is_tuple(kind: Any) -> bool:
+    return getattr(kind, "__origin__", None) is tuple
+
+
+def _tuple(converter: cattrs.Converter, value: Any, kind: Any) -> tuple[Any, ...]:
+    """A YAML list, item by item; a lone string would otherwise become a tuple of its letters."""
+    if not isinstance(value, list):
+        raise ValueError(f"{value!r:.60} is not a list; put each item on a line of its own that begins with '- '")
+    return tuple(converter.structure(value, list[kind.__args__[0]]))
+
+
+def _problems(error: BaseException, where: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], str]]:
+    """Flatten cattrs' tree of exceptions into (path of the setting, what is wrong)."""
+    if isinstance(error, BaseValidationError):
+        for inner in error.exceptions:
+            yield from _problems(inner, (*where, *_step(inner)))
+    elif isinstance(error, ForbiddenExtraKeysError):
+        known = [attribute.name for attribute in attrs.fields(error.cl)]
+        for key in sorted(error.extra_fields, key=str):
+            yield (*where, key), _unknown(str(key), known)
+    elif isinstance(error, BadSetting):
+        yield (*where, error.setting), str(error)
+    elif isinstance(error, KeyError):
+        yield where, f"{error.args[0]} is missing"
+    else:
+        yield where, str(error) or type(error).__name__
+
+
+def _step(error: BaseException) -> tuple[Any, ...]:
+    for note in getattr(error, "__notes__", ()):
+        if isinstance(note, AttributeValidationNote):
+            return (note.name,)
+        if isinstance(note, IterableValidationNote):
+            return (note.index,)
+    return ()
+
+
+def _unknown(key: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+    return f"unknown setting; {hint}"

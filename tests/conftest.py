@@ -1,0 +1,140 @@
+"""What several tests need: a stand-in for the engine, and the real command as a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from florence_daemon.engine.protocol import Answer, Ask, Done, Stages
+
+
+class FakeEngine:
+    """Answers at once, or when told to; notes what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str | bytes, tuple[Ask, ...], bool]] = []
+        self.waiting: list[Future[Done]] = []
+        self.holds_answers = False
+        self.error: Exception | None = None
+        self.on_submit: Callable[[], None] = lambda: None
+
+    def submit(self, picture: str | bytes, asks: tuple[Ask, ...], *, urgent: bool = False) -> Future[Done]:
+        self.asked.append((picture, asks, urgent))
+        self.on_submit()
+        if isinstance(self.error, Exception):
+            raise self.error
+        future: Future[Done] = Future()
+        if self.holds_answers:
+            self.waiting.append(future)
+        else:
+            future.set_result(done(asks))
+        return future
+
+
+def done(asks: tuple[Ask, ...]) -> Done:
+    return Done(1, tuple(Answer(ask.prompt, f"answer to {ask.prompt}") for ask in asks), (10, 10), Stages())
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+def wait_for(condition: Callable[[], Any], timeout_s: float = 60.0, what: str = "") -> Any:
+    """Wait until `condition` gives something true, and give that back."""
+    deadline_s = time.monotonic() + timeout_s
+    while time.monotonic() < deadline_s:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"not within {timeout_s:g} s: {what or condition}")
+
+
+class RunningDaemon:
+    """The real command in a process of its own."""
+
+    def __init__(self, directory: Path, *arguments: str, config: str | None = None) -> None:
+        self.log = directory / "daemon.log"
+        if config is not None:
+            (directory / "florence-daemon.yaml").write_text(config)
+            arguments = ("--config", str(directory / "florence-daemon.yaml"), *arguments)
+        else:
+            arguments = ("--model", "demo", *arguments)
+        self._file = self.log.open("wb")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "florence_daemon", "run", "--port", "0", *arguments],
+            stderr=self._file,
+            stdout=self._file,
+            env=clean_environment(directory),
+        )
+        found = wait_for(lambda: re.search(r"answers at (http://\S+)", self.text()) or self.process.poll(), 30)
+        assert not isinstance(found, int), self.text()
+        self.url = found[1]
+
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def get(self, path: str) -> Any:
+        with urllib.request.urlopen(self.url + path, timeout=60) as response:
+            return json.load(response)
+
+    def engine_pid(self) -> int | None:
+        pid = self.get("/status")["model"]["pid"]
+        assert pid is None or isinstance(pid, int)
+        return pid
+
+    def stop(self, number: int = signal.SIGTERM, timeout_s: float = 60) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            return self.process.wait(timeout_s)
+        finally:
+            self.process.kill()
+            self._file.close()
+
+
+def clean_environment(home: Path) -> dict[str, str]:
+    """This environment without settings of the person who runs the tests."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("FLORENCE_", "VISION_"))}
+    return kept | {"XDG_CONFIG_HOME": str(home / "no-config"), "HF_HUB_OFFLINE": "1"}
+
+
+@pytest.fixture
+def start_daemon(tmp_path: Path) -> Iterator[Callable[..., RunningDaemon]]:
+    running: list[RunningDaemon] = []
+
+    def start(*arguments: str, config: str | None = None) -> RunningDaemon:
+        home = tmp_path / f"daemon-{len(running)}"
+        home.mkdir()
+        running.append(RunningDaemon(home, *arguments, config=config))
+        return running[-1]
+
+    yield start
+    for daemon in running:
+        daemon.stop(signal.SIGKILL)
+
+
+def run_command(*arguments: str, home: Path, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+    """Run `florence-daemon ARGUMENTS` to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "florence_daemon", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        env=clean_environment(home),
+        cwd=home,
+        check=False,
+    )

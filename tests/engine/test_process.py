@@ -1,0 +1,186 @@
+"""The engine process: started by work, ended when idle, replaced when it dies. Real processes with the demo model."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from florence_daemon.engine.process import MAX_CRASHES, Engine
+from florence_daemon.engine.protocol import Ask, EngineSettings
+from florence_daemon.errors import CheckpointError, EngineCrashed, PictureError, PromptError, Stopping
+from tests.conftest import wait_for
+
+CAPTION = (Ask("<CAPTION>"),)
+
+
+@pytest.fixture
+def start_engine() -> Iterator[Callable[..., Engine]]:
+    engines: list[Engine] = []
+
+    def start(model: str = "demo", idle_unload_s: float = -1, clock: Callable[[], float] | None = None) -> Engine:
+        settings = EngineSettings(model, offline=True)
+        engines.append(Engine(settings, idle_unload_s, clock) if clock else Engine(settings, idle_unload_s))
+        return engines[-1]
+
+    yield start
+    for engine in engines:
+        engine.close(at_once=True)
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> str:
+    path = tmp_path / "small.png"
+    Image.new("RGB", (64, 64), "white").save(path)
+    return str(path)
+
+
+@pytest.fixture
+def slow_picture(tmp_path: Path) -> str:
+    """A picture that takes seconds to decode: time to kill the engine in the middle."""
+    path = tmp_path / "slow.png"
+    Image.new("RGB", (14000, 14000), "white").save(path, compress_level=1)
+    return str(path)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def kill_at_work(engine: Engine) -> int:
+    """Kill the engine process once it has begun with its first request; return its pid."""
+    child = wait_for(lambda: engine._child, 30)
+    wait_for(lambda: any(pending.has_begun for pending in child.pending.values()), 60, "a request to begin")
+    os.kill(child.process.pid, signal.SIGKILL)
+    return int(child.process.pid)
+
+
+def test_process_starts_with_work_and_ends_when_idle(start_engine: Callable[..., Engine], picture: str) -> None:
+    now_s = 100.0
+    engine = start_engine(idle_unload_s=5.0, clock=lambda: now_s)
+    assert engine.state().name == "unloaded"
+    future = engine.submit(picture, CAPTION)
+    assert engine.state().name == "loading"
+    assert future.result(60).answers[0].prompt == "<CAPTION>"
+    state = engine.state()
+    assert (state.name, state.device, state.unloads_in_s) == ("loaded", "cpu", 5.0)
+    now_s = 104.9
+    engine.tick(more_waits=False)
+    assert engine.state().name == "loaded"
+    now_s = 105.0
+    engine.tick(more_waits=True)
+    assert engine.state().name == "loaded"
+    engine.tick(more_waits=False)
+    assert engine.state().name == "unloaded"
+    assert state.pid is not None
+    assert not is_alive(state.pid)
+    assert engine.submit(picture, CAPTION).result(60).size_px == (64, 64)
+
+
+def test_pictures_errors_reach_their_callers_and_harm_nobody(start_engine: Callable[..., Engine], picture: str) -> None:
+    engine = start_engine()
+    bad = [engine.submit(b"not a picture", CAPTION), engine.submit(b"", CAPTION), engine.submit("/nowhere.png", CAPTION)]
+    good = engine.submit(Path(picture).read_bytes(), CAPTION)
+    needs_text = engine.submit(picture, (Ask("<OPEN_VOCABULARY_DETECTION>"),))
+    assert [type(future.exception(60)) for future in bad] == [PictureError] * 3
+    assert isinstance(needs_text.exception(60), PromptError)
+    assert good.exception(60) is None
+
+
+def test_killed_process_costs_a_delay_and_no_answer(
+    start_engine: Callable[..., Engine], picture: str, slow_picture: str
+) -> None:
+    engine = start_engine()
+    slow, after = engine.submit(slow_picture, CAPTION), engine.submit(picture, CAPTION)
+    killed = kill_at_work(engine)
+    assert slow.result(120).size_px == (14000, 14000)
+    assert after.result(120).size_px == (64, 64)
+    assert engine.state().pid != killed
+
+
+def test_picture_that_brings_the_process_down_is_set_aside_and_the_others_are_answered(
+    start_engine: Callable[..., Engine], picture: str, slow_picture: str
+) -> None:
+    engine = start_engine()
+    poison, innocent = engine.submit(slow_picture, CAPTION), engine.submit(picture, CAPTION)
+    killed = {kill_at_work_on(engine, slow_picture) for _ in range(MAX_CRASHES)}
+    assert len(killed) == MAX_CRASHES
+    error = poison.exception(60)
+    assert isinstance(error, EngineCrashed)
+    assert "ended 3 times while it worked on this picture (killed by signal 9)" in str(error)
+    assert innocent.exception(60) is None
+
+
+def kill_at_work_on(engine: Engine, picture: str) -> int:
+    def at_work() -> int | None:
+        child = engine._child
+        pending = list(child.pending.values()) if child else []
+        return child.process.pid if child and any(p.has_begun and p.request.picture == picture for p in pending) else None
+
+    pid = int(wait_for(at_work, 60, "the engine to be at the picture"))
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: engine._child is None or engine._child.process.pid != pid, 60)
+    return pid
+
+
+def test_model_that_is_not_there_is_said_and_not_looked_for_again_at_once(
+    start_engine: Callable[..., Engine], picture: str
+) -> None:
+    engine = start_engine("no-such/model")
+    first = engine.submit(picture, CAPTION).exception(60)
+    assert isinstance(first, CheckpointError)
+    assert "no-such/model" in str(first)
+    wait_for(lambda: engine.state().name == "failed")
+    with pytest.raises(CheckpointError, match="no-such/model"):
+        engine.submit(picture, CAPTION)
+    assert engine.state().error == str(first)
+
+
+def test_closing_gives_what_runs_up_when_told_to(start_engine: Callable[..., Engine], slow_picture: str) -> None:
+    engine = start_engine()
+    future = engine.submit(slow_picture, CAPTION)
+    engine.close(at_once=True)
+    assert isinstance(future.exception(30), Stopping)
+    with pytest.raises(Stopping):
+        engine.submit(slow_picture, CAPTION)
+
+
+def test_process_ends_with_its_parent(tmp_path: Path, picture: str) -> None:
+    script = (
+        "import sys, time\n"
+        "from florence_daemon.engine.process import Engine\n"
+        "from florence_daemon.engine.protocol import Ask, EngineSettings\n"
+        "engine = Engine(EngineSettings('demo', offline=True), -1)\n"
+        f"engine.submit({picture!r}, (Ask('<CAPTION>'),)).result()\n"
+        "print(engine.state().pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert is_alive(pid)
+        parent.kill()
+    wait_for(lambda: not is_alive(pid), 20, "the engine process to end")
+
+
+def test_stop_signals_of_a_service_manager_leave_the_process_to_the_daemon(
+    start_engine: Callable[..., Engine], picture: str
+) -> None:
+    engine = start_engine()
+    engine.submit(picture, CAPTION).result(60)
+    pid = engine.state().pid
+    assert pid is not None
+    os.kill(pid, signal.SIGTERM)
+    os.kill(pid, signal.SIGINT)
+    assert engine.submit(picture, CAPTION).exception(60) is None
+    assert engine.state().pid == pid

@@ -1,0 +1,274 @@
+"""The API as its clients use it: a real server on a real socket, the engine replaced."""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from florence_daemon.config import ServerConfig
+from florence_daemon.errors import CheckpointError, ConfigError, EngineError, PictureError
+from florence_daemon.folders.ledger import Ledger
+from florence_daemon.http.app import create_app
+from florence_daemon.http.server import HttpServer
+from florence_daemon.queue import JobQueue
+from florence_daemon.tasks import prompt_tokens
+from florence_daemon.worker import Worker
+from tests.conftest import FakeEngine, done, wait_for
+
+PICTURE = b"\x89PNG the engine is a stand-in and reads nothing"
+BASE64 = base64.b64encode(PICTURE).decode()
+
+
+class Api:
+    """A server whose engine does what the test says."""
+
+    def __init__(self, engine: FakeEngine, config: ServerConfig) -> None:
+        self.engine = engine
+        self.is_ready = True
+        self.queue = JobQueue(config.max_queued)
+        self.worker = Worker(self.queue, engine, Ledger())
+        app = create_app(
+            queue=self.queue,
+            model_name="some/model",
+            request_timeout_s=config.request_timeout_s,
+            status=lambda: {"queue": self.queue.counts()},
+            is_ready=lambda: self.is_ready,
+        )
+        self.server = HttpServer(app, config)
+        self.server.start()
+        self.thread = threading.Thread(target=self.worker.run)
+        self.thread.start()
+        self.http = httpx.Client(base_url=self.server.address, timeout=30)
+
+    def process(self, **members: Any) -> httpx.Response:
+        return self.http.post("/process_image", json={"image": BASE64, "prompt": "<CAPTION>"} | members)
+
+    def close(self) -> None:
+        self.worker.stop()
+        self.queue.close()
+        self.thread.join()
+        self.http.close()
+        self.server.stop()
+
+
+@pytest.fixture
+def api(engine: FakeEngine) -> Iterator[Api]:
+    server = Api(engine, ServerConfig(port=0, max_body_mb=1, max_queued=3, request_timeout_s=20))
+    yield server
+    server.close()
+
+
+def error_of(response: httpx.Response) -> str:
+    body = response.json()
+    assert set(body) == {"detail", "error"}
+    assert body["detail"] == body["error"]
+    return str(body["detail"])
+
+
+def test_model_is_a_bare_string(api: Api) -> None:
+    response = api.http.get("/model")
+    assert response.text == '"some/model"'
+    assert response.headers["content-type"].startswith("application/json")
+
+
+def test_prompts_are_an_array_with_promptgens_seven_first(api: Api) -> None:
+    assert api.http.get("/prompts").json()[:7] == [
+        "<GENERATE_TAGS>",
+        "<CAPTION>",
+        "<DETAILED_CAPTION>",
+        "<MORE_DETAILED_CAPTION>",
+        "<ANALYZE>",
+        "<MIXED_CAPTION>",
+        "<MIXED_CAPTION_PLUS>",
+    ]
+
+
+@pytest.mark.parametrize("prompt", ["<CAPTION>", "CAPTION", "caption", "<caption>"])
+def test_prompt_is_taken_in_any_case_with_or_without_brackets(api: Api, prompt: str) -> None:
+    assert api.process(prompt=prompt).json() == {"result": "answer to <CAPTION>"}
+    assert api.engine.asked[0][0] == PICTURE
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "data:image/jpeg;base64," + BASE64,
+        "data:;base64," + BASE64,
+        "\r\n".join(BASE64[n : n + 20] for n in range(0, len(BASE64), 20)),
+    ],
+)
+def test_data_uris_and_line_breaks_are_base64_too(api: Api, image: str) -> None:
+    assert api.process(image=image).status_code == 200
+    assert api.engine.asked[0][0] == PICTURE
+
+
+@pytest.mark.parametrize("image", ["", "%%%", "AAA", "data:image/png,abc", "https://x/y.png", "é", 7, ["x"], "\ud800"])
+def test_anything_else_is_no_image(api: Api, image: Any) -> None:
+    body = json.dumps({"image": image, "prompt": "CAPTION"}).encode()
+    response = api.http.post("/process_image", content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == 400
+    assert error_of(response).startswith("Invalid image data:")
+
+
+def test_unknown_prompt_is_refused_with_the_list(api: Api) -> None:
+    response = api.process(prompt="DESCRIBE")
+    assert response.status_code == 400
+    assert error_of(response).startswith("Invalid prompt")
+    assert all(token in error_of(response) for token in prompt_tokens())
+    assert api.engine.asked == []
+
+
+@pytest.mark.parametrize("missing", ["image", "prompt"])
+def test_missing_member_is_named(api: Api, missing: str) -> None:
+    response = api.process(**{missing: None})
+    assert response.status_code == 422
+    assert missing in error_of(response)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[1]", b'"x"', b"[" * 100_000, b"\xff\xfe", b'{"image": NaN', b"null"])
+def test_malformed_json_is_a_clear_400(api: Api, body: bytes) -> None:
+    response = api.http.post("/process_image", content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == 400
+    assert error_of(response).startswith("Invalid JSON")
+
+
+def test_text_comes_as_a_member_or_after_the_prompt(api: Api) -> None:
+    assert api.process(prompt="<CAPTION_TO_PHRASE_GROUNDING>", text="a cat").status_code == 200
+    assert api.process(prompt="<CAPTION_TO_PHRASE_GROUNDING> a cat").status_code == 200
+    assert [asks[0].text for _, asks, _ in api.engine.asked] == ["a cat", "a cat"]
+
+
+def test_several_prompts_share_one_request(api: Api) -> None:
+    response = api.process(prompts=["CAPTION", "GENERATE_TAGS"])
+    assert response.json() == {
+        "results": [
+            {"prompt": "<CAPTION>", "result": "answer to <CAPTION>"},
+            {"prompt": "<GENERATE_TAGS>", "result": "answer to <GENERATE_TAGS>"},
+        ]
+    }
+    assert len(api.engine.asked) == 1
+
+
+def test_form_needs_no_base64(api: Api) -> None:
+    response = api.http.post("/process_image", data={"prompt": "caption"}, files={"image": ("a.jpg", PICTURE * 9000)})
+    assert response.json() == {"result": "answer to <CAPTION>"}
+    assert api.engine.asked[0][0] == PICTURE * 9000
+
+
+def test_bare_picture_needs_no_form(api: Api) -> None:
+    headers = {"Content-Type": "image/png"}
+    response = api.http.post("/process_image?prompt=caption&num_beams=1", content=PICTURE, headers=headers)
+    assert response.json() == {"result": "answer to <CAPTION>"}
+    assert api.engine.asked[0][0] == PICTURE
+    assert api.engine.asked[0][1][0].num_beams == 1
+
+
+def test_form_with_a_broken_body_is_a_clear_400(api: Api) -> None:
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    response = api.http.post("/process_image", content=b"--y\r\nnothing", headers=headers)
+    assert response.status_code == 400
+    assert error_of(response).startswith("Invalid form")
+
+
+def test_other_content_types_are_refused(api: Api) -> None:
+    response = api.http.post("/process_image", content=b"x", headers={"Content-Type": "text/plain"})
+    assert response.status_code == 415
+    assert "text/plain" in error_of(response)
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"num_beams": 0},
+        {"num_beams": "many"},
+        {"max_new_tokens": 10**9},
+        {"priority": "first"},
+        {"prompts": ["OD"] * 40},
+    ],
+)
+def test_members_out_of_range_are_named(api: Api, members: dict[str, Any]) -> None:
+    response = api.process(**members)
+    assert response.status_code == 422
+    assert next(iter(members)) in error_of(response)
+
+
+def test_too_large_body_is_refused_by_its_length(api: Api) -> None:
+    host, port = api.server.address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), 10) as client:
+        client.sendall(
+            b"POST /process_image HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 99999999\r\n\r\n"
+        )
+        answer = client.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 413")
+    assert set(json.loads(answer.partition(b"\r\n\r\n")[2])) == {"detail", "error"}
+
+
+def test_unknown_address_and_method_answer_in_the_same_form(api: Api) -> None:
+    assert api.http.get("/nothing").status_code == 404
+    error_of(api.http.get("/nothing"))
+    assert api.http.get("/process_image").status_code == 405
+    error_of(api.http.get("/process_image"))
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "text"),
+    [
+        (PictureError("it is truncated"), 400, "Invalid image data: it is truncated"),
+        (EngineError("out of memory"), 500, "Error processing image: out of memory"),
+        (CheckpointError("no such model"), 503, "no such model"),
+    ],
+)
+def test_errors_of_the_engine_become_statuses(api: Api, error: Exception, status: int, text: str) -> None:
+    api.engine.error = error
+    response = api.process()
+    assert (response.status_code, error_of(response)) == (status, text)
+    assert ("retry-after" in response.headers) == (status == 503)
+
+
+def test_full_queue_answers_503_at_once_and_health_still_answers(api: Api) -> None:
+    api.engine.holds_answers = True
+    with ThreadPoolExecutor() as pool:
+        accepted = [pool.submit(api.process) for _ in range(3)]
+        wait_for(lambda: sum(api.queue.counts().values()) == 3)
+        refused = api.process()
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"] == "2"
+        assert api.http.get("/health/live").json() == {"status": "ok"}
+        assert api.http.get("/status").json()["queue"]["http"] == 2
+        for answered in range(3):
+            wait_for(lambda answered=answered: len(api.engine.waiting) > answered)  # type: ignore[misc]
+            api.engine.waiting[answered].set_result(done(api.engine.asked[answered][1]))
+        assert [each.result(30).status_code for each in accepted] == [200, 200, 200]
+
+
+def test_request_without_an_answer_in_time_is_given_up_with_504(engine: FakeEngine) -> None:
+    engine.holds_answers = True
+    api = Api(engine, ServerConfig(port=0, request_timeout_s=1))
+    started_s = time.monotonic()
+    response = api.process()
+    assert response.status_code == 504
+    assert "server.request_timeout_s" in error_of(response)
+    assert time.monotonic() - started_s < 10
+    engine.waiting[0].set_result(done(engine.asked[0][1]))
+    api.close()
+
+
+def test_readiness_ends_with_the_stop(api: Api) -> None:
+    assert api.http.get("/health/ready").status_code == 200
+    api.is_ready = False
+    assert api.http.get("/health/ready").status_code == 503
+
+
+def test_port_in_use_says_what_to_do(api: Api) -> None:
+    port = int(api.server.address.rpartition(":")[2])
+    with pytest.raises(ConfigError, match=r"cannot be listened on.*--host and --port"):
+        HttpServer(None, ServerConfig(port=port))

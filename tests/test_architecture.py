@@ -1,0 +1,149 @@
+"""The rooms: imports go downward only, each outside library has one owner, and the daemon stays light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "florence_daemon"
+
+# Every room and its layer: a room may import rooms of lower layers, and those of its own layer that it is listed with.
+LAYERS = {
+    "errors": 0,
+    "tasks": 0,
+    "signals": 0,
+    "demo_pictures": 0,
+    "config": 1,
+    "folders.settle": 1,
+    "engine.protocol": 1,
+    "engine.files": 1,
+    "folders.sidecars": 2,
+    "folders.ledger": 2,
+    "engine.preprocess": 2,
+    "engine.layout": 2,
+    "engine.shapes": 3,
+    "engine.tokenizer": 3,
+    "engine.weights": 4,
+    "engine.checkpoint": 5,
+    "folders.scan": 2,
+    "folders.watch": 3,
+    "engine.backend": 7,
+    "engine.transformers_backend": 6,
+    "engine.process": 4,
+    "engine.child": 8,
+    "queue": 5,
+    "worker": 6,
+    "http.question": 7,
+    "http.vision": 8,
+    "http.health": 7,
+    "http.app": 9,
+    "http.server": 10,
+    "client": 6,
+    "reporting": 6,
+    "daemon": 11,
+    "backfill": 12,
+    "demo": 12,
+    "cli": 13,
+    "__main__": 14,
+}
+
+# Outside libraries and the rooms that alone may import them.
+OWNERS = {
+    "watchdog": {"folders.watch"},
+    "sqlite3": {"folders.ledger"},
+    "httpx": {"client"},
+    "waitress": {"http.server"},
+    "falcon": {"http.app", "http.health", "http.question", "http.vision"},
+    "yaml": {"config"},
+    "cattrs": {"config"},
+    "typer": {"cli"},
+    "rich": {"reporting"},
+    "PIL": {"engine.preprocess", "demo_pictures"},
+    "pillow_heif": {"engine.preprocess"},
+    "huggingface_hub": {"engine.checkpoint"},
+    "safetensors": {"engine.weights"},
+    "tokenizers": {"engine.tokenizer"},
+    "transformers": {"engine.transformers_backend", "engine.checkpoint"},
+    "torch": {"engine.transformers_backend", "engine.backend", "engine.checkpoint", "engine.weights"},
+    "torchvision": set(),
+    "timm": set(),
+}
+
+HEAVY = (
+    "torch",
+    "transformers",
+    "torchvision",
+    "numpy",
+    "tokenizers",
+    "safetensors",
+    "huggingface_hub",
+    "PIL",
+    "openvino",
+)
+
+
+def rooms() -> dict[str, Path]:
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        room = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        if path.name != "__init__.py":
+            found[room] = path
+    return found
+
+
+def imports(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.add(node.module or "")
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
+
+
+def rooms_imported(path: Path) -> set[str]:
+    inside = {name.removeprefix("florence_daemon.") for name in imports(path) if name.startswith("florence_daemon.")}
+    return inside & set(rooms())
+
+
+def test_every_room_has_a_layer() -> None:
+    assert set(rooms()) == set(LAYERS)
+
+
+@pytest.mark.parametrize("room", sorted(rooms()))
+def test_imports_go_downward(room: str) -> None:
+    upward = {other for other in rooms_imported(rooms()[room]) if LAYERS[other] >= LAYERS[room]}
+    assert not upward, f"{room} (layer {LAYERS[room]}) imports {upward}"
+
+
+@pytest.mark.parametrize("library", sorted(OWNERS))
+def test_outside_library_is_used_by_its_owners_only(library: str) -> None:
+    users = {room for room, path in rooms().items() if any(name.split(".")[0] == library for name in imports(path))}
+    assert users <= OWNERS[library]
+
+
+@pytest.mark.parametrize("room", sorted(rooms()))
+def test_first_line_says_what_the_room_is_for(room: str) -> None:
+    docstring = ast.get_docstring(ast.parse(rooms()[room].read_text(encoding="utf-8")))
+    assert docstring
+    assert docstring.splitlines()[0].endswith(".")
+
+
+@pytest.mark.parametrize("module", ["florence_daemon.daemon", "florence_daemon.cli", "florence_daemon.backfill"])
+def test_daemon_process_imports_nothing_heavy(module: str) -> None:
+    code = f"import sys, {module}; print(*sorted(set({HEAVY!r}) & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert found == []
+
+
+def test_nothing_asks_for_remote_code_or_an_unsafe_pickle() -> None:
+    for room, path in rooms().items():
+        text = path.read_text(encoding="utf-8")
+        assert "trust_remote_code=True" not in text, room
+        assert text.count("torch.load(") == text.count("weights_only=True"), room

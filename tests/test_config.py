@@ -1,0 +1,158 @@
+"""The configuration: defaults, files, environment, and errors that say where and what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+import pytest
+import yaml
+
+from florence_daemon import config, config_file
+from florence_daemon.errors import ConfigError
+
+ROOT = Path(__file__).parents[1]
+EXAMPLE = ROOT / "config" / "florence-daemon.yaml"
+
+
+def load_text(tmp_path: Path, text: str, **environ: str) -> config.Config:
+    path = tmp_path / "test.yaml"
+    path.write_text(text)
+    return config_file.load(path, environ)
+
+
+def error_of(tmp_path: Path, text: str, **environ: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_text(tmp_path, text, **environ)
+    return str(caught.value)
+
+
+def test_empty_file_gives_the_defaults(tmp_path: Path) -> None:
+    assert load_text(tmp_path, "") == config.Config()
+
+
+def test_defaults_are_those_that_clients_rely_on() -> None:
+    defaults = config.Config()
+    assert defaults.model.name == "MiaoshouAI/Florence-2-large-PromptGen-v2.0"
+    assert (defaults.server.host, defaults.server.port) == ("127.0.0.1", 54880)
+    assert (defaults.model.idle_unload_s, defaults.model.num_beams, defaults.model.max_new_tokens) == (300, 3, 1024)
+
+
+def test_example_file_states_every_setting_with_its_default() -> None:
+    data = yaml.safe_load(EXAMPLE.read_text())
+    for name, section in (("model", config.ModelConfig()), ("server", config.ServerConfig())):
+        assert data[name] == attrs.asdict(section), name
+    folder = data["folders"][0]
+    defaults = attrs.asdict(config.FolderConfig(path=Path("x")))
+    assert set(folder) == set(defaults)
+    for key in set(folder) - {"path"}:
+        assert folder[key] == _as_yaml(defaults[key]), key
+
+
+def _as_yaml(value: object) -> object:
+    return [_as_yaml(item) for item in value] if isinstance(value, tuple) else value
+
+
+def test_every_setting_of_the_example_file_has_a_comment() -> None:
+    lines = EXAMPLE.read_text().splitlines()
+    settings = [
+        number for number, line in enumerate(lines) if line.strip() and not line.strip().startswith(("#", "- {"))
+    ]
+    bare = [lines[n] for n in settings if "#" not in lines[n] and not lines[n - 1].strip().startswith("#")]
+    assert bare == []
+
+
+def test_unknown_key_names_file_line_and_the_nearest_right_one(tmp_path: Path) -> None:
+    message = error_of(tmp_path, "model:\n  name: demo\n  idle_unlaod_s: 5\n")
+    assert message == f"{tmp_path / 'test.yaml'}:3: model.idle_unlaod_s: unknown setting; did you mean idle_unload_s?"
+
+
+def test_unknown_section_is_named(tmp_path: Path) -> None:
+    assert ":1: modell: unknown setting; did you mean model?" in error_of(tmp_path, "modell:\n  name: demo\n")
+
+
+def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+    message = error_of(tmp_path, "model:\n  num_beams: 0\nserver:\n  port: 99999\n  hots: x\n")
+    assert ":2: model.num_beams: 0 is out of range; give 1 to 16" in message
+    assert len(message.splitlines()) >= 2
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("model: {num_beams: '3'}", "model.num_beams: '3' is not a whole number"),
+        ("model: {num_beams: true}", "model.num_beams: True is not a whole number"),
+        ("model: {offline: 1}", "model.offline: 1 is not true or false"),
+        ("model: {name: 5}", "model.name: 5 is not text"),
+        ("model: {device: gpu}", "'gpu' is not known; give auto, cpu, cuda, cuda:1"),
+        ("model: {precision: int4}", "'int4' is not known; give one of auto, float32"),
+        ("model: {idle_unload_s: -2}", "-2.0 is out of range; give 0 to"),
+        ("server: {max_body_mb: 0}", "server.max_body_mb: 0.0 is out of range"),
+        ("folders: /pictures", "is not a list"),
+        ("folders: [{recursive: true}]", "path is missing"),
+        ("folders: [{path: p, outputs: [{prompt: CAPTON, ext: txt}]}]", "Invalid prompt"),
+        ("folders: [{path: p, outputs: [{prompt: CAPTION, ext: jpg}]}]", "must never overwrite a picture"),
+        ("folders: [{path: p, outputs: [{prompt: CAPTION, ext: ../x}]}]", "is not a file name's ending"),
+        ("folders: [{path: p, outputs: []}]", "must not be empty"),
+        ("folders: [{path: p, include: '*.jpg'}]", "is not a list"),
+        ("[1, 2]", "the sections model, server and folders are expected"),
+        ("model: [", "this is not YAML"),
+        ("model: &a [*a]", "this is not YAML"),
+    ],
+)
+def test_wrong_value_says_what_to_give(tmp_path: Path, text: str, expected: str) -> None:
+    assert expected in error_of(tmp_path, text)
+
+
+def test_two_outputs_with_one_ending_are_refused(tmp_path: Path) -> None:
+    text = "folders: [{path: p, outputs: [{prompt: CAPTION, ext: txt}, {prompt: OD, ext: .TXT}]}]"
+    assert "two outputs write '.txt'" in error_of(tmp_path, text)
+
+
+def test_key_given_twice_is_refused(tmp_path: Path) -> None:
+    assert ":3: name: given before, on line 2" in error_of(tmp_path, "model:\n  name: demo\n  name: other\n")
+
+
+def test_problem_deep_in_a_list_is_found_on_its_line(tmp_path: Path) -> None:
+    text = "folders:\n  - path: p\n    outputs:\n      - {prompt: CAPTION, ext: txt}\n      - {prompt: OD, exd: json}\n"
+    assert ":5: folders[0].outputs[1].exd: unknown setting; did you mean ext?" in error_of(tmp_path, text)
+
+
+def test_environment_wins_over_the_file(tmp_path: Path) -> None:
+    settings = load_text(
+        tmp_path, "model: {name: demo}", FLORENCE_DAEMON_MODEL__NAME="a/b", FLORENCE_DAEMON_SERVER__PORT="0"
+    )
+    assert (settings.model.name, settings.server.port) == ("a/b", 0)
+
+
+def test_wrong_environment_variable_is_named(tmp_path: Path) -> None:
+    assert error_of(tmp_path, "", FLORENCE_DAEMON_SERVER__PROT="1").startswith(
+        "FLORENCE_DAEMON_SERVER__PROT: server.prot"
+    )
+    assert "not a setting" in error_of(tmp_path, "", FLORENCE_DAEMON_PORT="1")
+
+
+def test_relative_folders_start_at_the_file(tmp_path: Path) -> None:
+    settings = load_text(tmp_path, "folders: [{path: pictures}, {path: /abs}]")
+    assert [folder.path for folder in settings.folders] == [tmp_path / "pictures", Path("/abs")]
+
+
+def test_missing_file_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: there is no such configuration file"):
+        config_file.load(Path("nowhere.yaml"), {})
+
+
+def test_null_section_is_taken_as_left_out(tmp_path: Path) -> None:
+    assert load_text(tmp_path, "model:\nserver:\n") == config.Config()
+
+
+def test_file_is_found_by_name_then_environment_then_default(tmp_path: Path) -> None:
+    default = tmp_path / "florence-daemon.yaml"
+    environ = {"XDG_CONFIG_HOME": str(tmp_path)}
+    assert config_file.find_file(None, environ) != default
+    default.touch()
+    assert config_file.find_file(None, environ) == default
+    assert config_file.find_file(None, environ | {"FLORENCE_DAEMON_CONFIG": "env.yaml"}) == Path("env.yaml")
+    assert config_file.find_file(Path("named.yaml"), environ | {"FLORENCE_DAEMON_CONFIG": "env.yaml"}) == Path(
+        "named.yaml"
+    )

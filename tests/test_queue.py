@@ -1,0 +1,135 @@
+"""The order of work, and that no job is lost on the way."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from florence_daemon.errors import QueueFull, Stopping
+from florence_daemon.queue import Image, Job, JobQueue, Kind
+
+
+def job(kind: Kind, name: str = "x") -> Job:
+    image = None if kind is Kind.HTTP else Image(name, (), None)
+    return Job(kind, name, (), image)
+
+
+def claimed(queue: JobQueue) -> list[str]:
+    names = []
+    while (taken := queue.claim(0)) is not None:
+        names.append(str(taken.picture))
+    return names
+
+
+def test_people_go_first_then_folders_then_backfill_each_in_order() -> None:
+    queue = JobQueue(10)
+    for kind, name in [
+        (Kind.BACKFILL, "b1"),
+        (Kind.FOLDER, "f1"),
+        (Kind.HTTP, "h1"),
+        (Kind.FOLDER, "f2"),
+        (Kind.HTTP, "h2"),
+    ]:
+        queue.put(job(kind, name))
+    assert claimed(queue) == ["h1", "h2", "f1", "f2", "b1"]
+
+
+def test_worker_of_one_class_leaves_the_others() -> None:
+    queue = JobQueue(10)
+    queue.put(job(Kind.FOLDER, "f1"))
+    assert queue.claim(0, [Kind.HTTP]) is None
+    assert queue.counts()["folder"] == 1
+
+
+def test_waiting_worker_gets_a_job_as_it_comes() -> None:
+    queue = JobQueue(10)
+    taken: list[Job | None] = []
+    thread = threading.Thread(target=lambda: taken.append(queue.claim(30)))
+    thread.start()
+    put = job(Kind.FOLDER)
+    queue.put(put)
+    thread.join(10)
+    assert taken == [put]
+
+
+def test_requests_are_bounded_and_folders_are_not() -> None:
+    queue = JobQueue(2)
+    queue.put(job(Kind.HTTP))
+    queue.put(job(Kind.HTTP))
+    with pytest.raises(QueueFull, match="2 requests are waiting already"):
+        queue.put(job(Kind.HTTP))
+    for number in range(10):
+        queue.put(job(Kind.FOLDER, str(number)))
+
+
+def test_running_requests_count_until_they_are_finished() -> None:
+    queue = JobQueue(1)
+    queue.put(job(Kind.HTTP))
+    running = queue.claim(0)
+    assert running is not None
+    with pytest.raises(QueueFull):
+        queue.put(job(Kind.HTTP))
+    queue.finish(running)
+    queue.put(job(Kind.HTTP))
+
+
+def test_backfill_over_the_network_leaves_places_for_people() -> None:
+    queue = JobQueue(4)
+    for _ in range(2):
+        queue.put(Job(Kind.BACKFILL, b"x", ()))
+    with pytest.raises(QueueFull):
+        queue.put(Job(Kind.BACKFILL, b"x", ()))
+    queue.put(job(Kind.HTTP))
+
+
+def test_withdrawn_job_is_never_claimed_and_frees_its_place() -> None:
+    queue = JobQueue(1)
+    first = job(Kind.HTTP, "first")
+    queue.put(first)
+    first.future.cancel()
+    queue.put(job(Kind.HTTP, "second"))
+    assert claimed(queue) == ["second"]
+
+
+def test_image_is_held_until_its_job_ends() -> None:
+    queue = JobQueue(1)
+    queue.put(job(Kind.FOLDER, "a.jpg"))
+    assert queue.holds("a.jpg")
+    running = queue.claim(0)
+    assert running is not None
+    assert queue.holds("a.jpg")
+    queue.finish(running)
+    assert not queue.holds("a.jpg")
+    assert queue.is_idle()
+
+
+def test_job_put_back_keeps_its_place() -> None:
+    queue = JobQueue(1)
+    queue.put(job(Kind.FOLDER, "a"))
+    queue.put(job(Kind.FOLDER, "b"))
+    first = queue.claim(0)
+    assert first is not None
+    queue.put_back(first)
+    assert claimed(queue) == ["a", "b"]
+
+
+def test_closed_queue_gives_what_waited_back_and_takes_nothing() -> None:
+    queue = JobQueue(5)
+    waiting = [job(Kind.FOLDER, "a"), job(Kind.HTTP, "h")]
+    for each in waiting:
+        queue.put(each)
+    assert queue.close() == [waiting[1], waiting[0]]
+    assert queue.claim(None) is None
+    with pytest.raises(Stopping):
+        queue.put(job(Kind.HTTP))
+
+
+def test_waiting_until_done_ends_with_the_last_running_job() -> None:
+    queue = JobQueue(5)
+    queue.put(job(Kind.FOLDER))
+    running = queue.claim(0)
+    assert running is not None
+    assert not queue.wait_until_done(0)
+    queue.finish(running)
+    assert queue.wait_until_done(0)

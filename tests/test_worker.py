@@ -1,0 +1,197 @@
+"""From a job to its sidecars: every job ends, with a result or with a reason."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from florence_daemon.config import DEFAULT_OUTPUTS, FolderConfig
+from florence_daemon.errors import CheckpointError, EngineCrashed, PictureError, SidecarError, Stopping
+from florence_daemon.folders.ledger import Ledger
+from florence_daemon.folders.settle import stamp_of
+from florence_daemon.queue import Image, Job, JobQueue, Kind
+from florence_daemon.worker import PAUSE_S, FolderIntake, Worker, asks_of, printable
+from tests.conftest import FakeEngine
+
+
+class Setup:
+    """A worker with everything real but the engine and the clock."""
+
+    def __init__(self, engine: FakeEngine, directory: Path) -> None:
+        self.queue = JobQueue(4)
+        self.ledger = Ledger()
+        self.now_s = 1000.0
+        self.changed: list[str] = []
+        self.worker = Worker(self.queue, engine, self.ledger, on_changed=self.changed.append, clock=lambda: self.now_s)
+        self.intake = FolderIntake(self.queue, self.ledger)
+        self.folder = FolderConfig(path=directory)
+        self.image = directory / "a.jpg"
+        self.image.write_bytes(b"picture")
+
+    def submit(self, path: Path | None = None) -> None:
+        name = str(path or self.image)
+        stamp = stamp_of(name)
+        assert stamp is not None
+        self.intake.submit(self.folder, name, stamp)
+
+    def put(self, kind: Kind) -> Job:
+        job = Job(kind, str(self.image), asks_of(DEFAULT_OUTPUTS), Image(str(self.image), DEFAULT_OUTPUTS, None))
+        self.queue.put(job)
+        return job
+
+    def reasons(self) -> dict[str, str]:
+        return {os.path.basename(failure.path): failure.reason for failure in self.ledger.failures()}
+
+
+@pytest.fixture
+def setup(engine: FakeEngine, tmp_path: Path) -> Setup:
+    return Setup(engine, tmp_path)
+
+
+def test_all_outputs_of_an_image_are_one_request(setup: Setup, engine: FakeEngine) -> None:
+    setup.submit()
+    assert setup.worker.run_once(0)
+    assert [[ask.prompt for ask in asks] for _, asks, _ in engine.asked] == [
+        ["<MORE_DETAILED_CAPTION>", "<GENERATE_TAGS>"]
+    ]
+    assert setup.image.with_suffix(".txt").read_text() == "answer to <MORE_DETAILED_CAPTION>\n"
+    assert setup.image.with_suffix(".tag").read_text() == "answer to <GENERATE_TAGS>\n"
+    assert setup.queue.is_idle()
+
+
+def test_only_what_is_missing_is_asked(setup: Setup, engine: FakeEngine) -> None:
+    setup.image.with_suffix(".txt").write_text("mine")
+    setup.submit()
+    setup.worker.run_once(0)
+    assert [ask.prompt for ask in engine.asked[0][1]] == ["<GENERATE_TAGS>"]
+    assert setup.image.with_suffix(".txt").read_text() == "mine"
+
+
+def test_sidecar_that_appears_during_the_work_stays(setup: Setup, engine: FakeEngine) -> None:
+    engine.on_submit = lambda: setup.image.with_suffix(".txt").write_text("mine") and None
+    setup.submit()
+    setup.worker.run_once(0)
+    assert setup.image.with_suffix(".txt").read_text() == "mine"
+    assert setup.image.with_suffix(".tag").exists()
+
+
+def test_image_is_queued_once_however_often_it_is_found(setup: Setup, engine: FakeEngine) -> None:
+    for _ in range(20):
+        setup.submit()
+    while setup.worker.run_once(0):
+        pass
+    assert len(engine.asked) == 1
+
+
+def test_image_that_failed_is_listed_and_not_tried_again_as_it_is(setup: Setup, engine: FakeEngine) -> None:
+    engine.error = PictureError(f"{setup.image}: is truncated")
+    setup.submit()
+    setup.worker.run_once(0)
+    setup.submit()
+    assert not setup.worker.run_once(0)
+    assert setup.reasons() == {"a.jpg": "is truncated"}
+
+
+def test_image_that_was_mended_is_tried_again_and_leaves_the_list(setup: Setup, engine: FakeEngine) -> None:
+    engine.error = PictureError("truncated")
+    setup.submit()
+    setup.worker.run_once(0)
+    engine.error = None
+    setup.image.write_bytes(b"a whole picture")
+    setup.submit()
+    assert setup.worker.run_once(0)
+    assert setup.reasons() == {}
+    assert setup.image.with_suffix(".txt").exists()
+
+
+def test_answer_about_a_file_that_changed_meanwhile_is_thrown_away(setup: Setup, engine: FakeEngine) -> None:
+    engine.on_submit = lambda: setup.image.write_bytes(b"another picture") and None
+    setup.submit()
+    setup.worker.run_once(0)
+    assert not setup.image.with_suffix(".txt").exists()
+    assert setup.changed == [str(setup.image)]
+    assert setup.queue.is_idle()
+
+
+def test_image_deleted_during_the_work_leaves_nothing_behind(setup: Setup, engine: FakeEngine) -> None:
+    engine.on_submit = setup.image.unlink
+    setup.submit()
+    setup.worker.run_once(0)
+    assert os.listdir(setup.folder.path) == []
+    assert setup.reasons() == {}
+
+
+def test_second_image_of_one_name_is_reported_and_overwrites_nothing(setup: Setup, engine: FakeEngine) -> None:
+    other = setup.image.with_suffix(".png")
+    other.write_bytes(b"x")
+    setup.submit(other)
+    setup.submit()
+    while setup.worker.run_once(0):
+        pass
+    assert [picture for picture, _, _ in engine.asked] == [str(setup.image)]
+    assert "its sidecar a.txt, a.tag belongs to a.jpg in the same folder" in setup.reasons()["a.png"]
+
+
+def test_model_that_cannot_be_had_pauses_folders_and_loses_nothing(setup: Setup, engine: FakeEngine) -> None:
+    engine.error = CheckpointError("no such model")
+    setup.submit()
+    setup.worker.run_once(0)
+    assert not setup.worker.run_once(0)
+    assert setup.queue.counts()["folder"] == 1
+    assert setup.reasons() == {}
+    engine.error = None
+    setup.now_s += PAUSE_S
+    assert setup.worker.run_once(0)
+    assert setup.image.with_suffix(".txt").exists()
+
+
+def test_requests_are_still_served_while_folders_pause(setup: Setup, engine: FakeEngine) -> None:
+    engine.error = CheckpointError("no such model")
+    setup.submit()
+    setup.worker.run_once(0)
+    request = Job(Kind.HTTP, b"x", asks_of(DEFAULT_OUTPUTS))
+    setup.queue.put(request)
+    assert setup.worker.run_once(0)
+    assert isinstance(request.future.exception(0), CheckpointError)
+
+
+def test_backfill_learns_that_the_model_cannot_be_had(setup: Setup, engine: FakeEngine) -> None:
+    engine.error = CheckpointError("no such model")
+    job = setup.put(Kind.BACKFILL)
+    setup.worker.run_once(0)
+    assert isinstance(job.future.exception(0), CheckpointError)
+
+
+@pytest.mark.parametrize("error", [EngineCrashed("three times"), ValueError("a bug"), Stopping("ends")])
+def test_every_future_ends_whatever_happens(setup: Setup, engine: FakeEngine, error: Exception) -> None:
+    engine.error = error
+    job = setup.put(Kind.BACKFILL)
+    setup.worker.run_once(0)
+    assert job.future.exception(0) is not None
+    assert setup.queue.is_idle()
+
+
+def test_folder_that_cannot_be_written_is_a_reason(setup: Setup, engine: FakeEngine) -> None:
+    (setup.folder.path / "sub").mkdir()
+    image = setup.folder.path / "sub" / "b.jpg"
+    image.write_bytes(b"x")
+    job = Job(Kind.BACKFILL, str(image), asks_of(DEFAULT_OUTPUTS), Image(str(image), DEFAULT_OUTPUTS, None))
+    engine.on_submit = lambda: image.unlink() or image.parent.rmdir()
+    setup.queue.put(job)
+    setup.worker.run_once(0)
+    assert isinstance(job.future.exception(0), SidecarError)
+
+
+def test_people_are_urgent_and_folders_are_not(setup: Setup, engine: FakeEngine) -> None:
+    setup.submit()
+    setup.queue.put(Job(Kind.HTTP, b"x", asks_of(DEFAULT_OUTPUTS)))
+    while setup.worker.run_once(0):
+        pass
+    assert [urgent for _, _, urgent in engine.asked] == [True, False]
+
+
+def test_any_name_can_be_printed() -> None:
+    assert printable("a\nb\udcff.jpg") == "a\\nb\\udcff.jpg"
+    assert printable("ü 猫.jpg") == "ü 猫.jpg"
