@@ -14,6 +14,7 @@ import json
 import re
 import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -26,7 +27,6 @@ from pathlib import Path
 
 from florence_daemon.demo_pictures import Shape, draw_shapes
 
-PORT = 54899
 SETTLE_S = 1.0
 STAGES = re.compile(r"\(decode ([\d.]+), vision ([\d.]+), text ([\d.]+)\)")
 
@@ -38,9 +38,10 @@ class Daemon:
         self.folder = directory / "pictures"
         self.folder.mkdir(exist_ok=True)
         self.log = directory / "log"
+        self.address = f"http://127.0.0.1:{free_port()}"
         config = directory / "config.yaml"
         config.write_text(
-            f"model: {{name: demo, idle_unload_s: 5}}\nserver: {{port: {PORT}}}\n"
+            f"model: {{name: demo, idle_unload_s: 5}}\nserver: {{port: {self.address.rpartition(':')[2]}}}\n"
             f"folders: [{{path: {json.dumps(str(self.folder))}, settle_s: {SETTLE_S}}}]\n"
         )
         with self.log.open("wb") as log:
@@ -51,14 +52,14 @@ class Daemon:
     def answers(self) -> bool:
         """Whether it answers HTTP."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/health/live", timeout=1):
+            with urllib.request.urlopen(self.address + "/health/live", timeout=1):
                 return True
         except (urllib.error.URLError, ConnectionError):
             return False
 
     def status(self) -> dict[str, dict[str, object]]:
         """`GET /status`."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/status", timeout=10) as response:
+        with urllib.request.urlopen(self.address + "/status", timeout=10) as response:
             status: dict[str, dict[str, object]] = json.load(response)
             return status
 
@@ -66,6 +67,14 @@ class Daemon:
         """Stop it in order."""
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(60)
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float = 120) -> float:

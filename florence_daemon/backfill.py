@@ -5,7 +5,6 @@ from __future__ import annotations
 import concurrent.futures
 import itertools
 import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -65,7 +64,6 @@ class Backfill:
         self._outputs = outputs
         self._overwrite = overwrite
         self._on_unreadable = on_unreadable
-        self._stopped = threading.Event()
 
     def images(self) -> Iterator[Image]:
         """The images that need something, found by looking anew at each call."""
@@ -77,16 +75,20 @@ class Backfill:
                 if outputs or sidecars.image_with_same_sidecar(image):
                     yield Image(image, outputs or self._outputs, stamp_of(image), self._overwrite)
 
-    def run(self, submit: Callable[[Image], Future[Done]]) -> Iterator[Outcome]:
+    def run(
+        self, submit: Callable[[Image], Future[Done]], is_stopped: Callable[[], bool] = lambda: False
+    ) -> Iterator[Outcome]:
         """Hand each image to `submit`, a few ahead, and yield what became of it as it ends.
+
+        Once `is_stopped` says so, no more are started, and it ends with those that the model is at.
 
         Raises: CheckpointError, ServerError when nothing can be captioned at all.
         """
         running: dict[Future[Done], Image] = {}
         images = self.images()
         is_exhausted = False
-        while running or not (is_exhausted or self._stopped.is_set()):
-            while len(running) < WINDOW and not is_exhausted and not self._stopped.is_set():
+        while running or not (is_exhausted or is_stopped()):
+            while len(running) < WINDOW and not is_exhausted and not is_stopped():
                 image = next(images, None)
                 if image is None:
                     is_exhausted = True
@@ -94,15 +96,11 @@ class Backfill:
                     yield Outcome(image, error=shared_sidecar(image.path, owner, image.outputs))
                 else:
                     running[submit(image)] = image
-            if self._stopped.is_set():
+            if is_stopped():
                 running = {future: image for future, image in running.items() if not future.cancel()}
             ended, _ = concurrent.futures.wait(running, 0.2, concurrent.futures.FIRST_COMPLETED)
             for future in ended:
                 yield _outcome(running.pop(future), future)
-
-    def stop(self) -> None:
-        """Start no more images; `run` ends with those that the model is at."""
-        self._stopped.set()
 
 
 def _outcome(image: Image, future: Future[Done]) -> Outcome:

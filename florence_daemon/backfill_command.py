@@ -12,7 +12,7 @@ from florence_daemon.backfill import Backfill, Outcome, open_captioner
 from florence_daemon.config import Config
 from florence_daemon.folders.sidecars import sidecar_path
 from florence_daemon.reporting import open_progress
-from florence_daemon.signals import on_stop_signal
+from florence_daemon.signals import StopSignal
 from florence_daemon.worker import printable
 
 EXIT_SOME_FAILED = 1
@@ -39,27 +39,29 @@ def run_backfill(work: Backfill, config: Config, servers: Sequence[str], *, as_j
     if not total:
         _say("nothing to do: every picture has its sidecars")
         return 0
-    interrupted = on_stop_signal(lambda: _stop(work))
+    signals = StopSignal()
     try:
-        failures = _run(work, config, servers, total, as_json=as_json)
+        failures = _run(work, config, servers, total, signals, as_json=as_json)
     except KeyboardInterrupt:
         _say("stopped at once; the same command takes up there")
         return EXIT_INTERRUPTED
     for failure in failures:
         _say(f"{printable(failure.image.path)}: {failure.reason}")
-    if interrupted.is_set():
+    if signals.is_set:
         _say("interrupted; the same command takes up there")
         return EXIT_INTERRUPTED
     return EXIT_SOME_FAILED if failures else 0
 
 
-def _run(work: Backfill, config: Config, servers: Sequence[str], total: int, *, as_json: bool) -> list[Outcome]:
+def _run(
+    work: Backfill, config: Config, servers: Sequence[str], total: int, signals: StopSignal, *, as_json: bool
+) -> list[Outcome]:
     """Run to the end or to the interruption; return the outcomes that are failures."""
     failures = []
     progress = open_progress(total)
     try:
         with open_captioner(config, servers) as submit:
-            for outcome in work.run(submit):
+            for outcome in work.run(submit, lambda: signals.is_set):
                 progress.advance(failed=outcome.error is not None)
                 if outcome.error is not None:
                     failures.append(outcome)
@@ -68,11 +70,6 @@ def _run(work: Backfill, config: Config, servers: Sequence[str], total: int, *, 
     finally:
         progress.close()
     return failures
-
-
-def _stop(work: Backfill) -> None:
-    work.stop()
-    _say("finishing what runs; once more stops at once")
 
 
 def _as_json(outcome: Outcome) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from florence_daemon.folders.watch import Watcher
 from florence_daemon.http.app import create_app
 from florence_daemon.http.server import HttpServer
 from florence_daemon.queue import Job, JobQueue, Kind
-from florence_daemon.signals import on_stop_signal
+from florence_daemon.signals import StopSignal
 from florence_daemon.worker import FolderIntake, Worker, printable
 
 log = logging.getLogger(__name__)
@@ -149,6 +149,7 @@ class Daemon:
             "failures": [
                 {"path": printable(each.path), "reason": each.reason, "attempts": each.attempts}
                 for each in works.ledger.failures()
+                if os.path.lexists(each.path)
             ],
         }
 
@@ -170,17 +171,15 @@ class Daemon:
 def serve(config: Config) -> int:
     """Run the daemon until a signal stops it; return the exit code. Raises: ConfigError."""
     daemon = Daemon(config)
-    stopped = on_stop_signal()
+    signals = StopSignal()
     daemon.start()
-    return wait_and_stop(daemon, stopped)
+    return wait_and_stop(daemon, signals)
 
 
-def wait_and_stop(daemon: Daemon, stopped: threading.Event) -> int:
-    """Wait for the signal and stop in order; a second signal stops at once."""
+def wait_and_stop(daemon: Daemon, signals: StopSignal) -> int:
+    """Wait for the signal and stop in order; a second signal stops at once. Returns the exit code."""
     try:
-        # Without a time-out, Windows would not deliver Ctrl-C to a waiting main thread.
-        while not stopped.wait(None if os.name != "nt" else 1.0):
-            pass
+        signals.wait()
         daemon.stop()
     except KeyboardInterrupt:
         daemon.stop(at_once=True)

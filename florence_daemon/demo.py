@@ -12,7 +12,7 @@ from florence_daemon.daemon import Daemon, wait_and_stop
 from florence_daemon.demo_pictures import draw_picture
 from florence_daemon.engine.protocol import Done
 from florence_daemon.queue import Job
-from florence_daemon.signals import on_stop_signal
+from florence_daemon.signals import StopSignal
 from florence_daemon.worker import describe
 
 SAMPLES = 6
@@ -22,13 +22,13 @@ def serve_demo(config: Config, directory: Path) -> int:
     """Draw samples into `directory`, caption whatever lands there, print it; until stopped. Returns the exit code."""
     directory.mkdir(parents=True, exist_ok=True)
     daemon = Daemon(config, on_done=print_answers)
-    stopped = on_stop_signal()
+    signals = StopSignal()
     daemon.start()
     print(f"Watching {directory.absolute()}: drop pictures of coloured shapes there. Ctrl-C ends the demo.")
     print("The first caption takes a few seconds: the engine starts when there is work.\n", flush=True)
     names = draw_samples(directory, SAMPLES)
     print_address(daemon.server.address, directory / names[0])
-    return wait_and_stop(daemon, stopped)
+    return wait_and_stop(daemon, signals)
 
 
 def draw_samples(directory: Path, count: int) -> list[str]:

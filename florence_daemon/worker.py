@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from florence_daemon.config import FolderConfig, OutputConfig
+from florence_daemon.engine.process import MAX_CRASHES
 from florence_daemon.engine.protocol import Ask, Done
-from florence_daemon.errors import CheckpointError, FlorenceError, SidecarError, Stopping
+from florence_daemon.errors import CheckpointError, EngineCrashed, FlorenceError, SidecarError, Stopping
 from florence_daemon.folders import sidecars
 from florence_daemon.folders.ledger import Ledger
 from florence_daemon.folders.settle import Stamp, stamp_of
@@ -186,7 +187,8 @@ class Worker:
             self._on_changed(image.path)
             return
         self.counts = Counts(self.counts.captioned, self.counts.failed + 1)
-        self._ledger.failed(image.path, reason, image.stamp)
+        tries = MAX_CRASHES if isinstance(error, EngineCrashed) else 1
+        self._ledger.failed(image.path, reason, image.stamp, tries)
 
     def _log_done(self, job: Job, done: Done, seconds: float) -> None:
         stages = done.stages

@@ -83,8 +83,8 @@ def download(model: str, revision: str | None = None) -> Path:
         return find(model, revision)
     hub = _hub()
     try:
-        listed = hub.HfApi().list_repo_files(model, revision=revision)
-        wanted = _wanted(listed)
+        listed = hub.HfApi().model_info(model, revision=revision).siblings or []
+        wanted = _wanted([file.rfilename for file in listed])
         directory = Path(hub.snapshot_download(model, revision=revision, allow_patterns=wanted))
     except Exception as error:  # The Hub's library lets its own errors, httpx's and the system's through.
         reason = str(error).strip().split("\n", 1)[0]
@@ -136,11 +136,11 @@ def _hub() -> Any:
 
 def _cached(model: str, revision: str | None) -> Path | None:
     """Find a whole checkpoint in the Hub's cache; an interrupted download is not one."""
-    hub = _hub()
-    try:
-        directory = Path(hub.snapshot_download(model, revision=revision, local_files_only=True))
-    except (OSError, ValueError):  # LocalEntryNotFoundError, and a cache that cannot be read.
+    # snapshot_download would want every file of the repository here, also those that were left out on purpose.
+    config = _hub().try_to_load_from_cache(model, "config.json", revision=revision)
+    if not isinstance(config, str):
         return None
+    directory = Path(config).parent
     return directory if _is_whole(directory) else None
 
 

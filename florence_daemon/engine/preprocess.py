@@ -54,6 +54,7 @@ _BEGINNINGS = {
 _BRANDS = {b"avif": "AVIF", b"avis": "AVIF"} | dict.fromkeys(
     (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIC"
 )
+_BAND_ROWS = 256
 _CUT_OFF = ("truncated", "unexpected end", "end of file", "not enough image data", "broken data stream")
 
 
@@ -225,7 +226,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _put_on_white(image: Image.Image) -> Image.Image:
     if image.mode == "La":
         image = image.convert("LA")
-    with_alpha = image.convert("RGBA")
+    with_alpha = image if image.mode == "RGBA" else image.convert("RGBA")
     on_white = Image.new("RGB", image.size, "white")
     on_white.paste(with_alpha, mask=with_alpha.getchannel("A"))
     return on_white
@@ -233,21 +234,27 @@ def _put_on_white(image: Image.Image) -> Image.Image:
 
 def _deep_grey_to_rgb(image: Image.Image) -> Image.Image:
     """Scale 16-bit, 32-bit and float grey to 8 bits; Pillow's own conversion would clip everything above 255."""
-    values = np.asarray(image).astype(np.float64)
-    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    values: NDArray[Any] = np.asarray(image)
     low, high = _range(values, image.mode)
-    grey = np.clip((values - low) * (255.0 / (high - low)), 0, 255).round().astype(np.uint8)
     transparent: Any = image.info.get("transparency")
-    if isinstance(transparent, int):
-        grey[values == transparent] = 255
+    grey = np.empty(values.shape, np.uint8)
+    for top in range(0, len(values), _BAND_ROWS):  # in bands, since float64 takes eight times the picture's memory
+        band = values[top : top + _BAND_ROWS].astype(np.float64)
+        scaled = np.nan_to_num((band - low) * (255.0 / (high - low)), nan=0.0, posinf=0.0, neginf=0.0)
+        if isinstance(transparent, int):
+            scaled[band == transparent] = 255
+        grey[top : top + _BAND_ROWS] = scaled.round().clip(0, 255)
     return Image.fromarray(grey).convert("RGB")
 
 
-def _range(values: NDArray[np.float64], mode: str) -> tuple[float, float]:
+def _range(values: NDArray[Any], mode: str) -> tuple[float, float]:
     """Choose what is black and what is white: the type tells for 16 bits, the values for what has no fixed range."""
     if mode.startswith("I;16"):
         return 0.0, 65535.0
-    low, high = float(values.min()), float(values.max())
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return 0.0, 1.0
+    low, high = float(finite.min()), float(finite.max())
     for full in (1.0, 255.0, 65535.0) if mode == "F" else (255.0, 65535.0):
         if low >= 0 and high <= full:
             return 0.0, full

@@ -38,7 +38,7 @@ class TransformersBackend:
         self.precision = str(dtype).removeprefix("torch.")
         self.model = load_network(checkpoint, device, dtype)
         self._dtype = dtype
-        self._tokenizer = checkpoint.tokenizer
+        self.tokenizer = checkpoint.tokenizer
         self._layout = checkpoint.layout
         self._search = checkpoint.search
         self._settings = settings
@@ -54,7 +54,7 @@ class TransformersBackend:
         answers = []
         for ask, (task, ids) in zip(asks, prompts, strict=True):
             generated = self.generate(features, ids, ask.num_beams, ask.max_new_tokens)
-            text = self._tokenizer.decode(generated)
+            text = self.tokenizer.decode(generated)
             answers.append(Answer(task.token, parse_answer(task, text, picture.size_px)))
         return answers, Stages(vision_s=seen - started, text_s=perf_counter() - seen)
 
@@ -95,7 +95,7 @@ class TransformersBackend:
 
     def _prompt(self, ask: Ask) -> tuple[Task, list[int]]:
         task, text = find_task(ask.prompt, ask.text)
-        ids = self._tokenizer.encode(fed_text(task, text))
+        ids = self.tokenizer.encode(fed_text(task, text))
         room = self._layout.max_positions - self._layout.image_tokens
         if len(ids) > room:
             raise PromptError(f"The text for {task.token} is too long: {len(ids)} tokens, and the model reads {room}")

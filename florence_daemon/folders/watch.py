@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any, Protocol
 
 from watchdog.events import (
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 # Seconds between two looks whether the roots are still the directories that are watched.
 CHECK_S = 10.0
 MISSING = "missing"
+# watchdog 6, the last one for Python 3.10, does not watch a directory that was moved in from elsewhere.
+FORGETS_MOVED_IN = int(version("watchdog").partition(".")[0]) < 7
 # Opening and closing a file to read it are events too; these are the ones that can mean a new or changed picture.
 INTERESTING = (EVENT_TYPE_CREATED, EVENT_TYPE_MODIFIED, EVENT_TYPE_MOVED, EVENT_TYPE_CLOSED)
 
@@ -211,15 +214,24 @@ class Watcher:
         root.watch = None
 
     def _read_inbox(self, now_s: float) -> None:
+        grown: dict[str, Root] = {}
         while self._inbox.paths:
             path, is_directory = self._inbox.paths.popleft()
-            if is_directory:
-                # Files that were written before the new directory was watched sent no event.
-                for root in self.roots:
-                    if root.folder.recursive and path.startswith(os.path.join(root.folder.path, "")):
-                        self._scan(root, path, now_s)
-            else:
+            if not is_directory:
                 self._consider(path, now_s)
+                continue
+            for root in self.roots:
+                if root.folder.recursive and path.startswith(os.path.join(root.folder.path, "")):
+                    grown[path] = root
+        if FORGETS_MOVED_IN:
+            # Watching all of it anew misses what happens between the two calls, so all of it is scanned.
+            grown = {os.fspath(root.folder.path): root for root in grown.values()}
+            for root in grown.values():
+                self._unschedule(root)
+                self._schedule(root)
+        for path, root in grown.items():
+            # Files that were written before the new directory was watched sent no event.
+            self._scan(root, path, now_s)
 
     def _scan(self, root: Root, start: str, now_s: float) -> None:
         for path in find_images(root.folder, start, on_error=_say_unreadable):

@@ -96,7 +96,7 @@ def _listen(host: str, port: int) -> socket.socket:
         if listener is not None:
             listener.close()
         raise ConfigError(
-            f"{host}:{port} cannot be listened on: {getattr(error, 'strerror', None) or error}; is another florence-daemon running? "
-            "Give another place with --host and --port (server.host, server.port)"
+            f"{host}:{port} cannot be listened on: {getattr(error, 'strerror', None) or error}; is another "
+            "florence-daemon running? Give another place with --host and --port (server.host, server.port)"
         ) from None
     return listener

@@ -107,7 +107,9 @@ def test_pictures_are_turned_upright_once(format_name: str, orientation: int) ->
     assert all(is_near(picture.image.getpixel(at), WHITE, 40) for at in ((43, 5), (5, 27), (43, 27)))
 
 
-@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"])
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"]
+)
 def test_a_broken_exif_block_does_not_fail_the_picture(exif: bytes) -> None:
     data = encode(two_colours(), "JPEG")
     segment = b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
@@ -146,7 +148,9 @@ def test_half_transparent_is_mixed_with_white() -> None:
 def test_premultiplied_colours_are_not_darkened_twice() -> None:
     data = encode(Image.new("RGBA", (4, 4), (128, 0, 0, 128)), "TIFF")
     assert b"\x52\x01\x03\x00\x01\x00\x00\x00\x02\x00" in data  # ExtraSamples: 2, alpha beside the colours
-    premultiplied = data.replace(b"\x52\x01\x03\x00\x01\x00\x00\x00\x02\x00", b"\x52\x01\x03\x00\x01\x00\x00\x00\x01\x00")
+    premultiplied = data.replace(
+        b"\x52\x01\x03\x00\x01\x00\x00\x00\x02\x00", b"\x52\x01\x03\x00\x01\x00\x00\x00\x01\x00"
+    )
 
     picture = read_picture(premultiplied)
 
@@ -201,7 +205,9 @@ def test_16_bit_colour_keeps_its_upper_byte() -> None:
     assert is_near(read_picture(b"\x89PNG\r\n\x1a\n" + body).image.getpixel((1, 1)), (255, 128, 0), 1)
 
 
-@pytest.mark.parametrize(("dtype", "top"), [(np.int32, 65535), (np.int32, 3_000_000), (np.float32, 1.0), (np.float32, 255.0)])
+@pytest.mark.parametrize(
+    ("dtype", "top"), [(np.int32, 65535), (np.int32, 3_000_000), (np.float32, 1.0), (np.float32, 255.0)]
+)
 def test_deep_grey_without_a_fixed_range_is_spread(dtype: type, top: float) -> None:
     ramp = np.linspace(0, top, 256).astype(dtype).reshape(16, 16)
 
@@ -255,7 +261,9 @@ def test_a_truncated_file_says_so(format_name: str, share: float) -> None:
     assert "truncated" in str(raised.value)
 
 
-@pytest.mark.parametrize("beginning", [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF\0\0\0\0WEBP", b"BM", b"II*\0"])
+@pytest.mark.parametrize(
+    "beginning", [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF\0\0\0\0WEBP", b"BM", b"II*\0"]
+)
 def test_a_file_cut_off_in_its_header_is_no_other_format(beginning: bytes) -> None:
     with pytest.raises(PictureError, match="truncated"):
         read_picture(beginning)
@@ -279,14 +287,17 @@ def test_what_is_no_picture_is_shown_by_its_beginning(data: bytes) -> None:
 
 
 def test_formats_beyond_the_list_are_not_tried() -> None:
-    with pytest.raises(PictureError, match="not a picture that can be read.*Read are JPEG, PNG"):
+    with pytest.raises(PictureError, match=r"not a picture that can be read.*Read are JPEG, PNG"):
         read_picture(encode(two_colours(), "PPM"))
 
 
 @pytest.mark.parametrize(
-    ("data", "kind"), [(b"\0\0\0\x18ftypheic" + b"\0" * 64, "HEIC"), (b"\0\0\0\x0cJXL \r\n\x87\n" + b"\0" * 64, "JPEG XL")]
+    ("data", "kind"),
+    [(b"\0\0\0\x18ftypheic" + b"\0" * 64, "HEIC"), (b"\0\0\0\x0cJXL \r\n\x87\n" + b"\0" * 64, "JPEG XL")],
 )
-def test_formats_of_the_extra_name_it_where_it_is_missing(data: bytes, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_formats_of_the_extra_name_it_where_it_is_missing(
+    data: bytes, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     monkeypatch.setitem(sys.modules, "pillow_jxl", None)
 

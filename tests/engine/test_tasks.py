@@ -33,9 +33,11 @@ def test_prompts_are_found_in_any_case_with_or_without_brackets(prompt: str) -> 
     assert (task.token, text) == ("<CAPTION>", None)
 
 
-@pytest.mark.parametrize("prompt", ["", "<>", "<CAPTION", "CAPTION>", "<NOPE>", "describe this", "<CAPTI ON>", "\0", "ſ"])
+@pytest.mark.parametrize(
+    "prompt", ["", "<>", "<CAPTION", "CAPTION>", "<NOPE>", "describe this", "<CAPTI ON>", "\0", "ſ"]
+)
 def test_an_unknown_prompt_is_named_and_the_prompts_are_listed(prompt: str) -> None:
-    with pytest.raises(PromptError, match="^Invalid prompt ") as raised:
+    with pytest.raises(PromptError, match=r"^Invalid prompt ") as raised:
         find_task(prompt)
 
     assert ascii(prompt) in str(raised.value)
@@ -50,7 +52,12 @@ def test_a_huge_unknown_prompt_is_shown_in_part() -> None:
 
 
 @pytest.mark.parametrize(
-    "prompt", ["<OPEN_VOCABULARY_DETECTION> a red car", "open_vocabulary_detection a red car", "<Open_Vocabulary_Detection>a red car"]
+    "prompt",
+    [
+        "<OPEN_VOCABULARY_DETECTION> a red car",
+        "open_vocabulary_detection a red car",
+        "<Open_Vocabulary_Detection>a red car",
+    ],
 )
 def test_text_can_follow_the_token(prompt: str) -> None:
     task, text = find_task(prompt)
@@ -83,7 +90,9 @@ def test_text_for_a_task_that_takes_none_is_refused(prompt: str) -> None:
         find_task(prompt)
 
 
-@pytest.mark.parametrize("task", [task for task in TASKS if task.needs in ("text", "region")], ids=lambda task: task.token)
+@pytest.mark.parametrize(
+    "task", [task for task in TASKS if task.needs in ("text", "region")], ids=lambda task: task.token
+)
 def test_a_missing_text_or_region_is_asked_for_with_an_example(task) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(PromptError, match=f"{task.token} needs a {task.needs}.*{task.token}"):
         find_task(task.token)
@@ -99,7 +108,14 @@ def test_a_region_is_fed_without_blanks() -> None:
 
 @pytest.mark.parametrize(
     "region",
-    ["a cat", "<loc_1><loc_2><loc_3>", REGION + "<loc_1>", "<loc_1><loc_2><loc_3><loc_1000>", "<loc_١><loc_2><loc_3><loc_4>", "1,2,3,4"],
+    [
+        "a cat",
+        "<loc_1><loc_2><loc_3>",
+        REGION + "<loc_1>",
+        "<loc_1><loc_2><loc_3><loc_1000>",
+        "<loc_١><loc_2><loc_3><loc_4>",
+        "1,2,3,4",
+    ],
 )
 def test_a_malformed_region_is_refused(region: str) -> None:
     with pytest.raises(PromptError, match="<REGION_TO_OCR> needs a region <loc_x1>"):
@@ -154,7 +170,9 @@ def test_a_frame_that_hides_in_another_does_not_leak() -> None:
 
 
 def test_each_box_of_a_label_gets_it() -> None:
-    generated = "</s><s>cat<loc_0><loc_10><loc_20><loc_999>dog<loc_1><loc_2><loc_3><loc_4><loc_5><loc_6><loc_7><loc_8></s>"
+    generated = (
+        "</s><s>cat<loc_0><loc_10><loc_20><loc_999>dog<loc_1><loc_2><loc_3><loc_4><loc_5><loc_6><loc_7><loc_8></s>"
+    )
 
     assert parse("<OD>", generated, (2000, 500)) == {
         "bboxes": [[1.0, 5.25, 41.0, 499.75], [3.0, 1.25, 7.0, 2.25], [11.0, 3.25, 15.0, 4.25]],
@@ -168,7 +186,15 @@ def test_labels_keep_letters_of_every_alphabet() -> None:
 
 @pytest.mark.parametrize(
     "generated",
-    ["cat", "cat<loc_1><loc_2><loc_3>", REGION, "cat<loc_1><loc_2><loc_3><loc_1000>", "<loc_", "<loc_99999999999999999999>" * 9, ""],
+    [
+        "cat",
+        "cat<loc_1><loc_2><loc_3>",
+        REGION,
+        "cat<loc_1><loc_2><loc_3><loc_1000>",
+        "<loc_",
+        "<loc_99999999999999999999>" * 9,
+        "",
+    ],
 )
 def test_boxes_that_are_not_whole_or_have_no_label_are_dropped(generated: str) -> None:
     assert parse("<OD>", generated) == {"bboxes": [], "labels": []}
