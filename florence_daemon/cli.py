@@ -190,7 +190,10 @@ def pull(
 
     settings = _settings(config, model=model).model
     _log_to_stderr()
-    directory = checkpoint.find(settings.name, settings.revision, offline=settings.offline)
+    if settings.offline:
+        directory = checkpoint.find(settings.name, settings.revision, offline=True)
+    else:
+        directory = checkpoint.download(settings.name, settings.revision)
     checkpoint.verify(directory)
     print(directory)
 

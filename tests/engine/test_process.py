@@ -89,7 +89,11 @@ def test_process_starts_with_work_and_ends_when_idle(start_engine: Callable[...,
 
 def test_pictures_errors_reach_their_callers_and_harm_nobody(start_engine: Callable[..., Engine], picture: str) -> None:
     engine = start_engine()
-    bad = [engine.submit(b"not a picture", CAPTION), engine.submit(b"", CAPTION), engine.submit("/nowhere.png", CAPTION)]
+    bad = [
+        engine.submit(b"not a picture", CAPTION),
+        engine.submit(b"", CAPTION),
+        engine.submit("/nowhere.png", CAPTION),
+    ]
     good = engine.submit(Path(picture).read_bytes(), CAPTION)
     needs_text = engine.submit(picture, (Ask("<OPEN_VOCABULARY_DETECTION>"),))
     assert [type(future.exception(60)) for future in bad] == [PictureError] * 3
@@ -125,7 +129,9 @@ def kill_at_work_on(engine: Engine, picture: str) -> int:
     def at_work() -> int | None:
         child = engine._child
         pending = list(child.pending.values()) if child else []
-        return child.process.pid if child and any(p.has_begun and p.request.picture == picture for p in pending) else None
+        return (
+            child.process.pid if child and any(p.has_begun and p.request.picture == picture for p in pending) else None
+        )
 
     pid = int(wait_for(at_work, 60, "the engine to be at the picture"))
     os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,94 @@
+"""The documentation keeps to the program: commands and options that exist, links that lead somewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import textwrap
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import yaml
+
+from florence_daemon import config_file
+from florence_daemon.tasks import prompt_tokens
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    found = BLOCK.findall(page.read_text(encoding="utf-8"))
+    return [textwrap.dedent(code) for kind, code in found if kind == language]
+
+
+def commands() -> list[list[str]]:
+    lines = [line for page in PAGES for code in blocks(page, "sh") for line in code.splitlines()]
+    found = [shlex.split(line, comments=True) for line in lines if line.startswith("florence-daemon ")]
+    return [words[1:] for words in found]
+
+
+@cache
+def help_of(command: str) -> str:
+    result = subprocess.run(
+        [sys.executable, "-m", "florence_daemon", command, "--help"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"COLUMNS": "200"},
+    )
+    assert result.returncode == 0, f"florence-daemon {command}: {result.stderr}"
+    return result.stdout
+
+
+def test_every_command_and_option_that_is_documented_exists() -> None:
+    assert len(commands()) >= 3
+    for command, *arguments in commands():
+        for option in (word for word in arguments if word.startswith("--")):
+            assert re.search(rf"{option}\b", help_of(command)), f"florence-daemon {command} has no {option}"
+
+
+def test_every_configuration_that_is_documented_is_right(tmp_path: Path) -> None:
+    examples = [code for page in PAGES for code in blocks(page, "yaml")]
+    assert len(examples) >= 2
+    for code in examples:
+        assert isinstance(yaml.safe_load(code), dict)
+        (tmp_path / "example.yaml").write_text(code)
+        config_file.load(tmp_path / "example.yaml", {})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_that_are_there(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+def test_readme_names_every_prompt() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [token for token in prompt_tokens() if token.strip("<>") not in text] == []
+
+
+def test_both_ways_to_set_up_know_the_same_options() -> None:
+    shell = (ROOT / "vision-server.sh").read_text(encoding="utf-8")
+    batch = (ROOT / "windows" / "vision-server.bat").read_bytes()
+    assert b"\r\n" in batch
+    assert b"\n" not in batch.replace(b"\r\n", b"")
+    for word in ("--demo", "formats", "FLORENCE_EXTRAS", "constraints.txt"):
+        assert word in shell + (ROOT / "tools" / "venv.sh").read_text(encoding="utf-8")
+        assert word.encode() in batch
+
+
+def test_constraints_pin_every_dependency() -> None:
+    pins = re.findall(r"^([\w-]+)==", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    pinned = {name.lower().replace("_", "-") for name in pins}
+    requirements = metadata.requires("florence-daemon") or []
+    needed = {re.split(r"[^\w-]", each)[0].lower().replace("_", "-") for each in requirements}
+    assert {"torch", "falcon", "pytest"} <= needed
+    assert needed <= pinned
