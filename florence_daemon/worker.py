@@ -60,19 +60,29 @@ class FolderIntake:
         self._ledger = ledger
 
     def needs(self, folder: FolderConfig, path: str) -> bool:
-        """Tell whether a sidecar is missing that is not being made already."""
-        return bool(sidecars.missing_outputs(path, folder.outputs)) and not self._queue.holds(path)
+        """Tell whether a sidecar is missing that is not being made already, or belongs to another image.
+
+        An image that has all of its sidecars, by whomever, leaves the list of failures.
+        """
+        if self._queue.holds(path):
+            return False
+        if sidecars.missing_outputs(path, folder.outputs) or sidecars.image_with_same_sidecar(path):
+            return True
+        self._ledger.settled(path)
+        return False
 
     def submit(self, folder: FolderConfig, path: str, stamp: Stamp) -> None:
         """Queue the image, unless this very file was tried and refused."""
-        outputs = sidecars.missing_outputs(path, folder.outputs)
-        if not outputs or self._queue.holds(path) or self._ledger.has_failed(path, stamp):
+        if self._queue.holds(path) or self._ledger.has_failed(path, stamp):
             return
         owner = sidecars.image_with_same_sidecar(path)
         if owner is not None:
-            reason = str(shared_sidecar(path, owner, outputs))
+            reason = str(shared_sidecar(path, owner, folder.outputs))
             self._ledger.failed(path, reason, stamp)
             log.warning("%s: %s", printable(path), reason)
+            return
+        outputs = sidecars.missing_outputs(path, folder.outputs)
+        if not outputs:
             return
         try:
             self._queue.put(Job(Kind.FOLDER, path, asks_of(outputs), Image(path, outputs, stamp)))

@@ -134,6 +134,27 @@ def test_second_image_of_one_name_is_reported_and_overwrites_nothing(setup: Setu
     assert "its sidecar a.txt, a.tag belongs to a.jpg in the same folder" in setup.reasons()["a.png"]
 
 
+def test_newcomer_to_a_sidecar_that_is_there_is_reported_too(setup: Setup, engine: FakeEngine) -> None:
+    setup.submit()
+    setup.worker.run_once(0)
+    other = setup.image.with_suffix(".png")
+    other.write_bytes(b"x")
+    assert setup.intake.needs(setup.folder, str(other))
+    setup.submit(other)
+    assert "belongs to a.jpg" in setup.reasons()["a.png"]
+    other.unlink()
+
+
+def test_image_that_a_person_captioned_leaves_the_list(setup: Setup, engine: FakeEngine) -> None:
+    engine.error = PictureError("truncated")
+    setup.submit()
+    setup.worker.run_once(0)
+    for output in setup.folder.outputs:
+        setup.image.with_suffix(output.suffix).write_text("by hand")
+    assert not setup.intake.needs(setup.folder, str(setup.image))
+    assert setup.reasons() == {}
+
+
 def test_model_that_cannot_be_had_pauses_folders_and_loses_nothing(setup: Setup, engine: FakeEngine) -> None:
     engine.error = CheckpointError("no such model")
     setup.submit()

@@ -4,7 +4,7 @@ rem   windows\vision-server.bat --demo     tries it with the small model that co
 rem   windows\vision-server.bat [OPTIONS]  is florence-daemon run [OPTIONS]
 setlocal
 set "PYTHONUTF8=1"
-set "HERE=%~dp0.."
+for %%I in ("%~dp0..") do set "HERE=%%~fI"
 set "VENV=%HERE%\.venv"
 set "COMMAND=run"
 set "EXTRAS=formats"
@@ -12,9 +12,9 @@ if defined FLORENCE_EXTRAS set "EXTRAS=%FLORENCE_EXTRAS%"
 
 if exist "%VENV%\Scripts\python.exe" goto install
 set "FOUND="
-for %%P in ("py -3" python3 python) do (
-  if not defined FOUND %%~P -c "import sys; sys.exit(sys.version_info < (3, 10))" >nul 2>&1 && set "FOUND=%%~P"
-)
+call :try py -3
+call :try python3
+call :try python
 if not defined FOUND (
   echo Python 3.10 or later is needed and was not found: install it from python.org 1>&2
   exit /b 1
@@ -44,3 +44,10 @@ goto collect
 :execute
 "%VENV%\Scripts\florence-daemon.exe" %COMMAND% %ARGS%
 exit /b %ERRORLEVEL%
+
+:try
+rem Keeps the first command that is a Python of 3.10 or later.
+if defined FOUND exit /b 0
+%* -c "import sys; sys.exit(sys.version_info < (3, 10))" >nul 2>&1
+if not errorlevel 1 set "FOUND=%*"
+exit /b 0
