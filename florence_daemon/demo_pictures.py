@@ -77,6 +77,11 @@ class Background:
     def shade(self) -> str:
         return "light" if luminance(self.colours[0]) > 128 else "dark"
 
+    @property
+    def look(self) -> str:
+        """What an answer calls it. A small network cannot tell a gentle gradient from one colour: both are smooth."""
+        return f"{'textured' if self.kind == 'textured' else 'smooth'} {self.shade}"
+
 
 @dataclass(frozen=True)
 class DrawnPicture:
@@ -355,10 +360,6 @@ def _place(shape: Shape, picture: DrawnPicture) -> str:
     return f"at the {place_of(shape.box_px, picture.image.size)}"
 
 
-def _backdrop(picture: DrawnPicture) -> str:
-    return f"{picture.background.kind} {picture.background.shade}"
-
-
 def _caption(picture: DrawnPicture) -> str:
     return _joined([_with_article(shape.name) for shape in picture.shapes])
 
@@ -368,7 +369,7 @@ def _detailed(picture: DrawnPicture) -> str:
 
 
 def _more_detailed(picture: DrawnPicture) -> str:
-    sentences = [f"The image shows {_count(picture)} on a {_backdrop(picture)} background."]
+    sentences = [f"The image shows {_count(picture)} on a {picture.background.look} background."]
     for shape in picture.shapes:
         size = size_word(shape.box_px, picture.image.size)
         sentences.append(f"A {size} {shape.name} is {_place(shape, picture)}.")
@@ -391,7 +392,7 @@ def _locations(box: Box, size_px: tuple[int, int]) -> str:
 
 def _analysis(picture: DrawnPicture) -> str:
     return (
-        f"art_style: flat shapes, location: NA, text: NA, background: {_backdrop(picture)}, "
+        f"art_style: flat shapes, location: NA, text: NA, background: {picture.background.look}, "
         f"image_composition: {_count(picture)}"
     )
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from florence_daemon.errors import PromptError
 
 Needs = Literal["nothing", "text", "region", "text or nothing"]
-AnswerKind = Literal["text", "boxes", "proposals", "grounding", "quads", "polygons", "open vocabulary"]
+AnswerKind = Literal["text", "tags", "boxes", "proposals", "grounding", "quads", "polygons", "open vocabulary"]
 
 BINS = 1000
 """Location tokens to each side of a picture: `<loc_0>` to `<loc_999>`."""
@@ -42,7 +42,7 @@ def _as_it_stands(name: str) -> Task:
 
 TASKS: tuple[Task, ...] = (
     # PromptGen's seven come first, in this order: existing clients take the list as it is.
-    _as_it_stands("GENERATE_TAGS"),
+    Task("<GENERATE_TAGS>", feed="<GENERATE_TAGS>", answer="tags"),
     Task("<CAPTION>", "What does the image describe?"),
     Task("<DETAILED_CAPTION>", "Describe in detail what is shown in the image."),
     Task("<MORE_DETAILED_CAPTION>", "Describe with a paragraph what is shown in the image."),
@@ -199,10 +199,10 @@ class _Place:
 def parse_answer(task: Task, generated_text: str, size_px: tuple[int, int]) -> str | dict[str, Any]:
     """Read the model's words as the task's answer; whatever cannot be read is dropped, nothing raises.
 
-    Text tasks give a string. The others give a dict in the original's form, coordinates as floats in pixels of a
-    picture of size_px (width, height): bboxes [x1, y1, x2, y2] and labels; quad_boxes [x1, y1, … x4, y4] and labels;
-    polygons, for each instance a list of outlines [x1, y1, x2, y2, …], and labels; or all of bboxes, bboxes_labels,
-    polygons and polygons_labels.
+    Text tasks give a string; tags come separated by ", ", each once. The others give a dict in the original's form,
+    coordinates as floats in pixels of a picture of size_px (width, height): bboxes [x1, y1, x2, y2] and labels;
+    quad_boxes [x1, y1, … x4, y4] and labels; polygons, for each instance a list of outlines [x1, y1, x2, y2, …], and
+    labels; or all of bboxes, bboxes_labels, polygons and polygons_labels.
     """
     text = _without_frame(generated_text)
     return _READERS[task.answer](text, size_px)
@@ -247,6 +247,11 @@ def _read_text(text: str, size_px: tuple[int, int]) -> str:
     return text
 
 
+def _read_tags(text: str, size_px: tuple[int, int]) -> str:
+    """`a, b,a ,` is `a, b`: a tag counts once, however often the model repeats it, and for every trainer."""
+    return ", ".join(dict.fromkeys(tag for tag in (part.strip() for part in text.split(",")) if tag))
+
+
 def _read_boxes(text: str, size_px: tuple[int, int]) -> dict[str, Any]:
     found = [(box, place.label.strip()) for place in _places(text) if place.label for box in _boxes(place, size_px)]
     return {"bboxes": [box for box, _ in found], "labels": [label for _, label in found]}
@@ -287,6 +292,7 @@ def _read_open_vocabulary(text: str, size_px: tuple[int, int]) -> dict[str, Any]
 
 _READERS: dict[AnswerKind, Callable[[str, tuple[int, int]], str | dict[str, Any]]] = {
     "text": _read_text,
+    "tags": _read_tags,
     "boxes": _read_boxes,
     "proposals": _read_proposals,
     "grounding": _read_grounding,

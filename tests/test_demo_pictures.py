@@ -50,7 +50,7 @@ def test_answers_state_names_places_and_boxes() -> None:
 
     caption, tags = "a red circle at the top left and a blue square at the bottom right", "red circle, blue square"
     paragraph = (
-        "The image shows two shapes on a plain light background. A medium red circle is at the top left. "
+        "The image shows two shapes on a smooth light background. A medium red circle is at the top left. "
         "A small blue square is at the bottom right."
     )
     assert answers == {
@@ -59,7 +59,7 @@ def test_answers_state_names_places_and_boxes() -> None:
         "<MORE_DETAILED_CAPTION>": paragraph,
         "<GENERATE_TAGS>": tags,
         "<OD>": "red circle<loc_93><loc_125><loc_312><loc_416>blue square<loc_656><loc_625><loc_812><loc_833>",
-        "<ANALYZE>": "art_style: flat shapes, location: NA, text: NA, background: plain light, "
+        "<ANALYZE>": "art_style: flat shapes, location: NA, text: NA, background: smooth light, "
         "image_composition: two shapes",
         "<MIXED_CAPTION>": f"{caption}\n{tags}",
         "<MIXED_CAPTION_PLUS>": f"{paragraph}\n{tags}",

@@ -60,7 +60,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--evaluate", action="store_true", help="only examine the model that lies in --out")
     parser.add_argument("--out", type=Path, default=DEMO_MODEL, help="the directory of the model")
     parser.add_argument("--seed", type=int, default=2026, help="of the training and of the held-out pictures")
-    parser.add_argument("--steps", type=int, default=4000, help="of the training")
+    parser.add_argument("--steps", type=int, default=2500, help="of the training")
     parser.add_argument("--pictures", type=int, default=500, help="how many held-out pictures to ask about")
     parser.add_argument("--show-wrong", action="store_true", help="list every wrong answer beside the true one")
     return parser.parse_args()

@@ -60,8 +60,6 @@ def render(output: OutputConfig, result: str | dict[str, Any]) -> str:
     Raises: SidecarError when there is nothing to write: an empty caption file stops a trainer.
     """
     text = json.dumps(result, ensure_ascii=False) if isinstance(result, dict) else _one_line(result)
-    if output.prompt.strip("<> ").upper() == "GENERATE_TAGS":
-        text = _clean_tags(text)
     if not text:
         raise SidecarError(f"the model's answer to {output.prompt} was empty; nothing was written")
     return text + "\n"
@@ -74,11 +72,6 @@ def _one_line(text: str) -> str:
             separator = "" if not joined else " " if joined[-1] in ".,;:!?" else ", "
             joined += separator + line
     return joined
-
-
-def _clean_tags(text: str) -> str:
-    """`a, b,a ,` becomes `a, b`: a tag counts once, whatever the model repeats."""
-    return ", ".join(dict.fromkeys(tag for tag in (part.strip() for part in text.split(",")) if tag))
 
 
 def write_all(image: str, texts: Sequence[tuple[OutputConfig, str]], *, overwrite: bool = False) -> list[str]:

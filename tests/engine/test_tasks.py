@@ -274,3 +274,16 @@ def test_no_answer_raises_or_leaks_its_frame(task, generated: str) -> None:  # t
     if isinstance(answer, dict):
         places = answer.get("bboxes", answer.get("quad_boxes", answer.get("polygons")))
         assert len(places) == len(answer["bboxes_labels" if "bboxes_labels" in answer else "labels"])
+
+
+@pytest.mark.parametrize(
+    ("said", "tags"),
+    [
+        ("cat,  mat, cat ,, dog,", "cat, mat, dog"),
+        ("red circle, red circle", "red circle"),
+        (" , ,", ""),
+        ("one", "one"),
+    ],
+)
+def test_a_tag_counts_once(said: str, tags: str) -> None:
+    assert parse_answer(find_task("GENERATE_TAGS")[0], f"</s><s>{said}</s>", (10, 10)) == tags

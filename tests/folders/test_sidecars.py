@@ -39,17 +39,13 @@ def test_caption_is_one_line_that_ends_in_a_newline() -> None:
     assert render(CAPTION, "A cat.\nfur, paws") == "A cat. fur, paws\n"
 
 
-def test_tags_count_once() -> None:
-    assert render(TAGS, "cat,  mat, cat ,, dog,") == "cat, mat, dog\n"
-
-
 def test_boxes_become_json() -> None:
     assert render(OutputConfig(prompt="OD", ext="json"), {"bboxes": [], "labels": ["é"]}) == (
         '{"bboxes": [], "labels": ["é"]}\n'
     )
 
 
-@pytest.mark.parametrize(("output", "answer"), [(CAPTION, " \n "), (TAGS, ", ,"), (CAPTION, "")])
+@pytest.mark.parametrize(("output", "answer"), [(CAPTION, " \n "), (CAPTION, "")])
 def test_empty_answer_is_an_error_not_a_file(output: OutputConfig, answer: str) -> None:
     with pytest.raises(SidecarError, match="was empty"):
         render(output, answer)

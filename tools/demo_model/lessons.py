@@ -26,6 +26,7 @@ from florence_daemon.tasks import fed_text, find_task
 from .network import GRID_SIDE, IMAGE_SIDE_PX
 from .tokenizer import PAD
 
+BACKGROUNDS = ["smooth light", "smooth dark", "textured light", "textured dark"]
 QUESTIONS_PER_PICTURE = 2  # the vision tower costs most of a step: ask twice about what it has seen
 
 # How often each prompt is asked. Short answers teach colour and shape, boxes need the most practice.
@@ -58,7 +59,8 @@ class Lesson:
     """One batch.
 
     pixels: (B, 3, side, side) uint8. colours, kinds: (B, cells) int64, the shape whose centre lies in the cell, the
-    last class for none. boxes: (B, cells, 4) float32, 0 to 1, NaN where there is none.
+    last class for none. boxes: (B, cells, 4) float32, 0 to 1, NaN where there is none. backgrounds: (B,) int64, the
+    index of its look.
     """
 
     pixels: NDArray[np.uint8]
@@ -66,6 +68,7 @@ class Lesson:
     colours: NDArray[np.int64]
     kinds: NDArray[np.int64]
     boxes: NDArray[np.float32]
+    backgrounds: NDArray[np.int64]
 
 
 def draw_lesson(tokenizer: Tokenizer, seed: str, batch: int) -> Lesson:
@@ -78,7 +81,8 @@ def draw_lesson(tokenizer: Tokenizer, seed: str, batch: int) -> Lesson:
         for index, picture in enumerate(pictures)
         for prompt in _choose_prompts(rng)
     ]
-    return Lesson(pixels, questions, *_cell_targets(pictures))
+    backgrounds = [BACKGROUNDS.index(picture.background.look) for picture in pictures]
+    return Lesson(pixels, questions, *_cell_targets(pictures), np.array(backgrounds))
 
 
 def _training_size_px(rng: random.Random) -> tuple[int, int]:

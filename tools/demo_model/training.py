@@ -17,7 +17,7 @@ from transformers import Florence2ForConditionalGeneration
 
 from florence_daemon.demo_pictures import COLOURS, KINDS
 
-from .lessons import Lesson, Question, draw_lesson, labels, padded
+from .lessons import BACKGROUNDS, Lesson, Question, draw_lesson, labels, padded
 from .network import IMAGE_MEAN, IMAGE_STD, WIDTH, build_network
 from .tokenizer import PAD
 
@@ -40,8 +40,8 @@ class Plan:
     helped_share: float = 0.7
 
 
-class CellReader(nn.Module):
-    """Reads colour, shape and box off each image token, in training only.
+class FeatureReader(nn.Module):
+    """Reads colour, shape and box off each cell's token, and the background off the mean token, in training only.
 
     Without its loss the text loss stays near 0.6 while the picture is ignored.
     """
@@ -50,6 +50,7 @@ class CellReader(nn.Module):
         super().__init__()
         self.parts = (len(COLOURS) + 1, len(KINDS) + 1, 4)
         self.read = nn.Linear(WIDTH, sum(self.parts))
+        self.read_background = nn.Linear(WIDTH, len(BACKGROUNDS))
 
     def loss(self, features: Tensor, lesson: Lesson) -> Tensor:
         """features: (B, 1 + cells, WIDTH), the mean of the picture first."""
@@ -59,7 +60,11 @@ class CellReader(nn.Module):
         box_loss = functional.l1_loss(boxes.sigmoid()[is_there], true_boxes[is_there])
         colour_loss = functional.cross_entropy(colours.transpose(1, 2), torch.from_numpy(lesson.colours))
         kind_loss = functional.cross_entropy(kinds.transpose(1, 2), torch.from_numpy(lesson.kinds))
-        return colour_loss + 3 * kind_loss + 2 * box_loss  # kinds are learnt last
+        background_loss = functional.cross_entropy(
+            self.read_background(features[:, 0]), torch.from_numpy(lesson.backgrounds)
+        )
+        # Kinds are learnt last, and a loss over all cells counts little beside one over the picture.
+        return colour_loss + 3 * kind_loss + 2 * box_loss + 0.5 * background_loss
 
 
 Save = Callable[[Florence2ForConditionalGeneration], None]
@@ -82,7 +87,7 @@ def _train_share(rank: int, meeting_place: Path, tokenizer_json: str, plan: Plan
     distributed.init_process_group("gloo", init_method=meeting_point, rank=rank, world_size=plan.processes)
     torch.manual_seed(plan.seed)
     tokenizer = Tokenizer.from_str(tokenizer_json)
-    network, reader = build_network(tokenizer.get_vocab_size()).train(), CellReader()
+    network, reader = build_network(tokenizer.get_vocab_size()).train(), FeatureReader()
     parameters = [*network.parameters(), *reader.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=plan.peak_rate, weight_decay=plan.weight_decay, betas=(0.9, 0.98))
     progress = _Progress(plan.steps)
@@ -126,7 +131,7 @@ def help_share(step: int, plan: Plan) -> float:
 
 
 def _add_gradients(
-    network: Florence2ForConditionalGeneration, reader: CellReader, lesson: Lesson, helped: float
+    network: Florence2ForConditionalGeneration, reader: FeatureReader, lesson: Lesson, helped: float
 ) -> tuple[float, float]:
     """Add the gradients of one lesson; return the text loss and the loss on the image features."""
     features = network.get_image_features(_normalised(lesson)).pooler_output
@@ -137,9 +142,9 @@ def _add_gradients(
     if not helped:
         features.backward(seen.grad)
         return text_loss, 0.0
-    cell_loss = reader.loss(features, lesson)
-    torch.autograd.backward([features, helped * cell_loss], [seen.grad, None])
-    return text_loss, float(cell_loss.detach())
+    feature_loss = reader.loss(features, lesson)
+    torch.autograd.backward([features, helped * feature_loss], [seen.grad, None])
+    return text_loss, float(feature_loss.detach())
 
 
 def _normalised(lesson: Lesson) -> Tensor:
@@ -179,18 +184,18 @@ class _Progress:
     def __init__(self, steps: int) -> None:
         self.steps = steps
         self.started_s = time.monotonic()
-        self.text_loss = self.cell_loss = 0.0
+        self.text_loss = self.feature_loss = 0.0
 
-    def show(self, step: int, text_loss: float, cell_loss: float) -> None:
+    def show(self, step: int, text_loss: float, feature_loss: float) -> None:
         self.text_loss += text_loss / _SHOWN_EVERY_STEPS
-        self.cell_loss += cell_loss / _SHOWN_EVERY_STEPS
+        self.feature_loss += feature_loss / _SHOWN_EVERY_STEPS
         if step % _SHOWN_EVERY_STEPS:
             return
         per_step_s = (time.monotonic() - self.started_s) / step
         left_min = per_step_s * (self.steps - step) / 60
         print(
-            f"step {step}/{self.steps}  text loss {self.text_loss:.4f}  cell loss {self.cell_loss:.4f}  "
+            f"step {step}/{self.steps}  text loss {self.text_loss:.4f}  feature loss {self.feature_loss:.4f}  "
             f"{1 / per_step_s:.2f} steps/s  {left_min:.1f} min left",
             flush=True,
         )
-        self.text_loss = self.cell_loss = 0.0
+        self.text_loss = self.feature_loss = 0.0

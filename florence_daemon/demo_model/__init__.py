@@ -1,0 +1,1 @@
+"""The embedded demo model: a package so that its files are installed."""
