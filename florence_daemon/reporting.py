@@ -65,11 +65,11 @@ class LineProgress:
         self._next_line_s = clock() + LINE_S
 
     def advance(self, *, failed: bool) -> None:
-        """Count, and say so when it is time."""
+        """Count, and say so when it is time; the last one is left to `close`."""
         self._pace.ended += 1
         self._pace.failed += failed
         now_s = self._clock()
-        if now_s >= self._next_line_s:
+        if now_s >= self._next_line_s and self._pace.ended < self._pace.total:
             self._write(self._pace.say(now_s))
             self._next_line_s = now_s + LINE_S
 
