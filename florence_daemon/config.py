@@ -94,6 +94,8 @@ class ModelConfig:
     device: str = field(default="auto", validator=_device)
     # auto (float32 on a CPU, float16 on a GPU), float32, float16, bfloat16.
     precision: str = field(default="auto", validator=_one_of("auto", "float32", "float16", "bfloat16"))
+    # auto (the fastest that is proven here), torch (our own), transformers (the slower reference).
+    engine: str = field(default="auto", validator=_one_of("auto", "torch", "transformers"))
     # Beams of the search: 1 is greedy and fastest; 3 is what Florence-2 was published with.
     num_beams: int = field(default=3, validator=_between(1, 16))
     # Longest answer, in tokens; the model's position table is the upper bound.

@@ -40,6 +40,7 @@ def engine_settings(model: ModelConfig) -> EngineSettings:
         revision=model.revision,
         device=model.device,
         precision=model.precision,
+        engine=model.engine,
         num_beams=model.num_beams,
         max_new_tokens=model.max_new_tokens,
         offline=model.offline,

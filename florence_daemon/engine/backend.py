@@ -48,6 +48,10 @@ def open_backend(settings: EngineSettings) -> Backend:
     device = choose_device(settings.device)
     dtype = choose_precision(settings.precision, device)
     checkpoint = open_checkpoint(find(settings.model, settings.revision, settings.offline))
+    if settings.engine != "transformers":
+        from florence_daemon.engine.torch_backend import TorchBackend
+
+        return TorchBackend(checkpoint, device, dtype, settings)
     with _hidden("torchvision"):
         from florence_daemon.engine.transformers_backend import TransformersBackend
     return TransformersBackend(checkpoint, device, dtype, settings)

@@ -29,6 +29,7 @@ class EngineSettings:
     revision: str | None = None
     device: str = "auto"
     precision: str = "auto"
+    engine: str = "auto"
     num_beams: int = 3
     max_new_tokens: int = 1024
     offline: bool = False

@@ -106,7 +106,7 @@ def test_the_embedding_can_come_under_any_of_its_names(tmp_path: Path, expected_
 
 def test_the_native_layout_gives_the_same_answers(tmp_path: Path, expected_answers: list[object]) -> None:
     directory = copy_tiny(tmp_path, without=("model.safetensors", "config.json"), side_px=FAST_PX)
-    backend = open_backend(EngineSettings(str(TINY_A)))
+    backend = open_backend(EngineSettings(str(TINY_A), engine="transformers"))
     assert isinstance(backend, TransformersBackend)
     backend.model.save_pretrained(directory)
     assert "embed_dim" in json.loads((directory / "config.json").read_text())["vision_config"]

@@ -32,7 +32,7 @@ FRAME = {0: "<s>", 1: "<pad>", 2: "</s>"}
 
 @pytest.fixture(scope="module")
 def tiny() -> TransformersBackend:
-    backend = open_backend(EngineSettings(str(TINY_A), device="cpu"))
+    backend = open_backend(EngineSettings(str(TINY_A), device="cpu", engine="transformers"))
     assert isinstance(backend, TransformersBackend)
     return backend
 
@@ -49,7 +49,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> TransformersBackend:
             tensors[name] = tensors[name][:42].clone()
 
     change_tensors(directory, cut)
-    backend = open_backend(EngineSettings(str(directory), device="cpu"))
+    backend = open_backend(EngineSettings(str(directory), device="cpu", engine="transformers"))
     assert isinstance(backend, TransformersBackend)
     return backend
 
@@ -175,7 +175,7 @@ import sys
 from florence_daemon.engine.backend import open_backend
 from florence_daemon.engine.preprocess import read_picture
 from florence_daemon.engine.protocol import Ask, EngineSettings
-backend = open_backend(EngineSettings(sys.argv[1], device="cpu"))
+backend = open_backend(EngineSettings(sys.argv[1], device="cpu", engine="transformers"))
 for beams in (1, 3):
     backend.answer(read_picture(sys.argv[2]), [Ask("<OD>", num_beams=beams, max_new_tokens=5)])
 print([name for name in sys.modules if name.split(".")[0] in ("torchvision", "timm", "einops")])
