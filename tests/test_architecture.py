@@ -34,6 +34,8 @@ LAYERS = {
     "engine.weights": 5,
     "engine.checkpoint": 6,
     "engine.search": 2,
+    "engine.davit": 2,
+    "engine.bart": 3,
     "engine.model": 7,
     "engine.torch_backend": 8,
     "engine.transformers_backend": 8,
@@ -77,7 +79,9 @@ OWNERS = {
     "transformers": {"engine.transformers_backend", "engine.checkpoint"},
     "torch": {
         "engine.backend",
+        "engine.bart",
         "engine.checkpoint",
+        "engine.davit",
         "engine.model",
         "engine.search",
         "engine.torch_backend",

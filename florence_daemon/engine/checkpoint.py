@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from florence_daemon.engine.files import PICKLED, SAFETENSORS, find_weights
 from florence_daemon.engine.layout import Layout, SearchDefaults, read_layout, read_search_defaults
+from florence_daemon.engine.protocol import Ask
 from florence_daemon.engine.tokenizer import Tokenizer, read_tokenizer
 from florence_daemon.engine.weights import check_weights, read_weights
-from florence_daemon.errors import CheckpointError
+from florence_daemon.errors import CheckpointError, PromptError
+from florence_daemon.tasks import Task, fed_text, find_task
 
 if TYPE_CHECKING:
     import torch
@@ -44,6 +46,19 @@ class Checkpoint:
             CheckpointError: a tensor is unknown, missing or misshapen, or a file is broken.
         """
         return read_weights(self.directory, self.layout, dtype, device)
+
+    def encode_prompt(self, ask: Ask) -> tuple[Task, list[int]]:
+        """Write out what an ask feeds to the model, as token ids.
+
+        Raises:
+            PromptError: it is no task, lacks its text, or its text is longer than the model can read.
+        """
+        task, text = find_task(ask.prompt, ask.text)
+        ids = self.tokenizer.encode(fed_text(task, text))
+        room = self.layout.max_positions - self.layout.image_tokens
+        if len(ids) > room:
+            raise PromptError(f"The text for {task.token} is too long: {len(ids)} tokens, and the model reads {room}")
+        return task, ids
 
 
 def find(model: str, revision: str | None = None, offline: bool = False) -> Path:

@@ -8,15 +8,15 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
+from florence_daemon.engine.bart import Memory
 from florence_daemon.engine.checkpoint import Checkpoint
-from florence_daemon.engine.model import Memory, load_network
+from florence_daemon.engine.model import Florence2, load_network
 from florence_daemon.engine.preprocess import Picture, to_pixels
 from florence_daemon.engine.protocol import Answer, Ask, EngineSettings, Stages
 from florence_daemon.engine.search import NEVER, Search, SearchSettings, advance_all
-from florence_daemon.errors import PromptError
-from florence_daemon.tasks import Task, fed_text, find_task, parse_answer
+from florence_daemon.tasks import parse_answer
 
-# Tokens that an answer has room for at first.
+# Tokens that an answer has room for at first; doubled when one is longer.
 ROOM = 128
 
 
@@ -27,6 +27,7 @@ class TorchBackend:
         self.device = device
         self.precision = str(dtype).removeprefix("torch.")
         self.tokenizer = checkpoint.tokenizer
+        self._checkpoint = checkpoint
         self._network = load_network(checkpoint, device, dtype)
         self._dtype = dtype
         self._layout = checkpoint.layout
@@ -35,7 +36,7 @@ class TorchBackend:
 
     def answer(self, picture: Picture, asks: Sequence[Ask]) -> tuple[list[Answer], Stages]:
         """Answer all asks about a picture; see `Backend.answer`."""
-        prompts = [self._prompt(ask) for ask in asks]
+        prompts = [self._checkpoint.encode_prompt(ask) for ask in asks]
         started_s = perf_counter()
         pixels = torch.from_numpy(to_pixels(picture, self._layout.image_side_px))
         features = self.encode_image(pixels.unsqueeze(0))
@@ -63,7 +64,7 @@ class TorchBackend:
         mask = torch.arange(longest, device=self.device) < lengths if len(prompts) > 1 else None
         with torch.inference_mode():
             memory = self._network.read(features.expand(len(prompts), -1, -1), padded, mask)
-            return self._search(memory, [Search(settings) for _ in prompts])
+            return search_all(self._network, memory, [Search(settings) for _ in prompts], self._layout.image_token_id)
 
     def search_settings(self, ask: Ask) -> SearchSettings:
         """Join what is asked, the settings and the checkpoint's defaults.
@@ -94,34 +95,27 @@ class TorchBackend:
             found |= zip(members, self.generate(features, [prompts[number] for number in members], shared), strict=True)
         return [found[number] for number in range(len(prompts))]
 
-    def _search(self, memory: Memory, searches: list[Search]) -> list[list[int]]:
-        """Decode step by step; a search that is done leaves its rows."""
-        active = searches
-        cache = self._network.new_cache(len(searches) * searches[0].settings.num_beams, ROOM)
-        at = 0
-        while active:
-            cache.make_room(at + 1)
-            tokens = torch.tensor([beam.ids[-1] for search in active for beam in search.beams], device=self.device)
-            logits = self._network.write(tokens, cache, at, memory)
-            logits[:, self._layout.image_token_id] = NEVER
-            at += 1
-            cache.reorder(advance_all(logits, active), at)
-            going = [number for number, search in enumerate(active) if not search.is_done]
-            if len(going) < len(active):
-                active, memory = [active[number] for number in going], memory.select(going)
-        return [search.answer for search in searches]
-
-    def _prompt(self, ask: Ask) -> tuple[Task, list[int]]:
-        task, text = find_task(ask.prompt, ask.text)
-        ids = self.tokenizer.encode(fed_text(task, text))
-        room = self._layout.max_positions - self._layout.image_tokens
-        if len(ids) > room:
-            raise PromptError(f"The text for {task.token} is too long: {len(ids)} tokens, and the model reads {room}")
-        return task, ids
-
     def _wait(self) -> None:
         """Let the GPU finish, so that each stage is charged with its own seconds."""
         if self.device.startswith("cuda"):
             torch.cuda.synchronize(self.device)
         elif self.device == "mps":
             torch.mps.synchronize()
+
+
+def search_all(network: Florence2, memory: Memory, searches: list[Search], never_id: int) -> list[list[int]]:
+    """Decode step by step until every search is done; one that is leaves its rows. never_id: is never generated."""
+    active = searches
+    cache = network.new_cache(len(searches) * searches[0].settings.num_beams, ROOM)
+    at = 0
+    while active:
+        cache.make_room(at + 1)
+        last = [beam.ids[-1] for search in active for beam in search.beams]
+        logits = network.write(torch.tensor(last, device=cache.keys.device), cache, at, memory)
+        logits[:, never_id] = NEVER
+        at += 1
+        cache.reorder(advance_all(logits, active), at)
+        going = [number for number, search in enumerate(active) if not search.is_done]
+        if len(going) < len(active):
+            active, memory = [active[number] for number in going], memory.select(going)
+    return [search.answer for search in searches]

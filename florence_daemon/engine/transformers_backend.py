@@ -23,8 +23,7 @@ from florence_daemon.engine.layout import Layout
 from florence_daemon.engine.names import SHARED_EMBEDDING, TIED_TO_SHARED
 from florence_daemon.engine.preprocess import Picture, to_pixels
 from florence_daemon.engine.protocol import Answer, Ask, EngineSettings, Stages
-from florence_daemon.errors import PromptError
-from florence_daemon.tasks import Task, fed_text, find_task, parse_answer
+from florence_daemon.tasks import parse_answer
 
 # generate() warns about flags that go without each other; a daemon's log would get that line for every picture.
 logging.getLogger("transformers").setLevel(logging.ERROR)
@@ -39,13 +38,14 @@ class TransformersBackend:
         self.model = load_network(checkpoint, device, dtype)
         self._dtype = dtype
         self.tokenizer = checkpoint.tokenizer
+        self._checkpoint = checkpoint
         self._layout = checkpoint.layout
         self._search = checkpoint.search
         self._settings = settings
 
     def answer(self, picture: Picture, asks: Sequence[Ask]) -> tuple[list[Answer], Stages]:
         """Answer all asks about a picture; see `Backend.answer`."""
-        prompts = [self._prompt(ask) for ask in asks]
+        prompts = [self._checkpoint.encode_prompt(ask) for ask in asks]
         started = perf_counter()
         pixels = torch.from_numpy(to_pixels(picture, self._layout.image_side_px)).unsqueeze(0)
         features = self.encode_image(pixels)
@@ -92,14 +92,6 @@ class TransformersBackend:
             )
         ids: list[int] = generated[0].tolist()
         return ids
-
-    def _prompt(self, ask: Ask) -> tuple[Task, list[int]]:
-        task, text = find_task(ask.prompt, ask.text)
-        ids = self.tokenizer.encode(fed_text(task, text))
-        room = self._layout.max_positions - self._layout.image_tokens
-        if len(ids) > room:
-            raise PromptError(f"The text for {task.token} is too long: {len(ids)} tokens, and the model reads {room}")
-        return task, ids
 
     def _generation_config(self, num_beams: int | None, max_new_tokens: int | None) -> GenerationConfig:
         """Join what is asked, the settings and the checkpoint's defaults.
