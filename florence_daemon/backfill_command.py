@@ -59,9 +59,19 @@ def _run(
     """Run to the end or to the interruption; return the outcomes that are failures."""
     failures = []
     progress = open_progress(total)
+    is_told = False
+
+    def is_stopped() -> bool:
+        """Say so here, in the loop: a signal's handler must not print."""
+        nonlocal is_told
+        if signals.is_set and not is_told:
+            is_told = True
+            _say("finishing what runs; once more stops at once")
+        return signals.is_set
+
     try:
         with open_captioner(config, servers) as submit:
-            for outcome in work.run(submit, lambda: signals.is_set):
+            for outcome in work.run(submit, is_stopped):
                 progress.advance(failed=outcome.error is not None)
                 if outcome.error is not None:
                     failures.append(outcome)

@@ -83,6 +83,7 @@ def test_interrupted_backfill_leaves_everything_whole_and_is_taken_up(tmp_path: 
         backfill.send_signal(signal.SIGINT)
         _, errors = backfill.communicate(timeout=60)
     assert backfill.returncode == 130, errors
+    assert errors.count("finishing what runs; once more stops at once") == 1
     assert "interrupted; the same command takes up there" in errors
     done = {path.stem for path in tmp_path.glob("*.txt")}
     assert 3 <= len(done) < len(pictures)
