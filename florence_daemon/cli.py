@@ -174,7 +174,7 @@ def caption(
     _refuse_both(model, server)
     task, inline = find_task(prompt, text)
     ask = Ask(task.token, inline, num_beams, max_new_tokens)
-    answering = ask_server(server) if server else ask_engine(_settings(config, model=model).model)
+    answering = ask_server(server) if server else ask_engine(_settings(config, model=model))
     with answering as answer:
         code = print_answers(images, ask, answer, as_json=as_json)
     raise typer.Exit(code)

@@ -41,6 +41,14 @@ def _between(low: float, high: float, also: float | None = None) -> Any:
     return check
 
 
+def _multiple_of(step: int, low: int, high: int) -> Any:
+    def check(_: Any, attribute: attrs.Attribute[Any], value: int) -> None:
+        if not low <= value <= high or value % step:
+            raise BadSetting(attribute.name, f"{value!r} is not possible; give a multiple of {step}, {low} to {high}")
+
+    return check
+
+
 def _one_of(*choices: str) -> Any:
     def check(_: Any, attribute: attrs.Attribute[Any], value: str) -> None:
         if value not in choices:
@@ -92,14 +100,22 @@ class ModelConfig:
     revision: str | None = None
     # auto (CUDA where there is one, else the CPU), cpu, cuda, cuda:1, mps.
     device: str = field(default="auto", validator=_device)
-    # auto (float32 on a CPU, float16 on a GPU), float32, float16, bfloat16.
-    precision: str = field(default="auto", validator=_one_of("auto", "float32", "float16", "bfloat16"))
-    # auto (the fastest that is proven here), torch (our own), transformers (the slower reference).
-    engine: str = field(default="auto", validator=_one_of("auto", "torch", "transformers"))
+    # auto (float16 on a GPU; on a CPU int8 where `florence-daemon quantize` has proved it, else float32), float32,
+    # float16, bfloat16, int8.
+    precision: str = field(default="auto", validator=_one_of("auto", "float32", "float16", "bfloat16", "int8"))
+    # auto (openvino on a CPU where it is installed, else torch), openvino, torch, transformers (the slower reference).
+    engine: str = field(default="auto", validator=_one_of("auto", "openvino", "torch", "transformers"))
+    # Side in pixels to which pictures are scaled, a multiple of 32: 768 is what Florence-2 was trained with,
+    # 576, 480 and 384 are faster and see less; null takes what the checkpoint says.
+    image_size: int | None = field(default=None, validator=attrs.validators.optional(_multiple_of(32, 32, 1600)))
+    # true lets large JPEGs be decoded at a smaller scale also where that changes pixels a little.
+    fast_decode: bool = False
     # Beams of the search: 1 is greedy and fastest; 3 is what Florence-2 was published with.
     num_beams: int = field(default=3, validator=_between(1, 16))
     # Longest answer, in tokens; the model's position table is the upper bound.
     max_new_tokens: int = field(default=1024, validator=_between(1, 4096))
+    # Questions that are answered side by side; 0 takes as many as fit into memory.
+    max_batch: int = field(default=0, validator=_between(0, 256))
     # Seconds without work after which the engine process ends and gives its memory back;
     # 0 ends it as soon as the queue is empty, -1 keeps it for ever.
     idle_unload_s: float = field(default=300.0, validator=_between(0, 30 * 24 * 3600, also=-1))
@@ -165,9 +181,18 @@ class FolderConfig:
 
 
 @frozen
+class StateConfig:
+    """Where the program keeps what it makes for itself; nothing of yours is in there."""
+
+    # Compiled and quantized forms of models; null takes the place that the system has for such files.
+    dir: Path | None = None
+
+
+@frozen
 class Config:
     """Everything that can be set."""
 
     model: ModelConfig = field(factory=ModelConfig)
     server: ServerConfig = field(factory=ServerConfig)
     folders: tuple[FolderConfig, ...] = ()
+    state: StateConfig = field(factory=StateConfig)

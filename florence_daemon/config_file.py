@@ -18,7 +18,7 @@ from cattrs.errors import (
     IterableValidationNote,
 )
 
-from florence_daemon.config import BadSetting, Config
+from florence_daemon.config import BadSetting, Config, StateConfig
 from florence_daemon.errors import ConfigError
 
 ENV_PREFIX = "FLORENCE_DAEMON_"
@@ -34,6 +34,17 @@ def default_paths(environ: Mapping[str, str]) -> tuple[Path, ...]:
     else:
         places.append(Path("/etc/florence-daemon/florence-daemon.yaml"))
     return tuple(places)
+
+
+def state_directory(state: StateConfig, environ: Mapping[str, str]) -> Path:
+    """Where the program keeps what it makes: the setting, else systemd's directory, else the person's own."""
+    if state.dir is not None:
+        return state.dir.expanduser().absolute()
+    if environ.get("STATE_DIRECTORY"):
+        return Path(environ["STATE_DIRECTORY"].split(":")[0])
+    if os.name == "nt":
+        return Path(environ.get("LOCALAPPDATA", "~/AppData/Local")).expanduser() / "florence-daemon"
+    return Path(environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "florence-daemon"
 
 
 def find_file(named: Path | None, environ: Mapping[str, str]) -> Path | None:

@@ -11,7 +11,8 @@ from dataclasses import asdict
 from typing import Any
 
 from florence_daemon import __version__
-from florence_daemon.config import Config, ModelConfig
+from florence_daemon.config import Config
+from florence_daemon.config_file import state_directory
 from florence_daemon.engine.process import Engine, resident_bytes
 from florence_daemon.engine.protocol import Done, EngineSettings
 from florence_daemon.errors import Stopping
@@ -33,17 +34,22 @@ TICK_S = 0.5
 DRAIN_S = 60.0
 
 
-def engine_settings(model: ModelConfig) -> EngineSettings:
+def engine_settings(config: Config) -> EngineSettings:
     """What the engine process needs to know of the configuration."""
+    model = config.model
     return EngineSettings(
         model=model.name,
         revision=model.revision,
         device=model.device,
         precision=model.precision,
         engine=model.engine,
+        image_size=model.image_size,
+        fast_decode=model.fast_decode,
         num_beams=model.num_beams,
         max_new_tokens=model.max_new_tokens,
+        max_batch=model.max_batch,
         offline=model.offline,
+        state_dir=str(state_directory(config.state, os.environ)),
     )
 
 
@@ -59,7 +65,7 @@ class Works:
     ) -> None:
         self.ledger = Ledger()
         self.queue = JobQueue(config.server.max_queued)
-        self.engine = Engine(engine_settings(config.model), config.model.idle_unload_s)
+        self.engine = Engine(engine_settings(config), config.model.idle_unload_s)
         self.workers = [
             Worker(self.queue, self.engine, self.ledger, kinds=kinds, on_changed=on_changed, on_done=on_done)
             for kinds in WORKERS

@@ -23,16 +23,23 @@ class Ask:
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """What the engine process is started with; `config.ModelConfig` says what each means."""
+    """What the engine process is started with; `config.ModelConfig` says what each means.
+
+    state_dir: the directory for compiled and quantized models; None keeps nothing.
+    """
 
     model: str
     revision: str | None = None
     device: str = "auto"
     precision: str = "auto"
     engine: str = "auto"
+    image_size: int | None = None
+    fast_decode: bool = False
     num_beams: int = 3
     max_new_tokens: int = 1024
+    max_batch: int = 0
     offline: bool = False
+    state_dir: str | None = None
 
 
 @dataclass(frozen=True)
