@@ -10,10 +10,11 @@ from torch import Tensor
 
 from florence_daemon.engine.bart import Memory
 from florence_daemon.engine.checkpoint import Checkpoint
+from florence_daemon.engine.decoder import LIKELIEST, Continuations
 from florence_daemon.engine.model import Florence2, load_network
 from florence_daemon.engine.preprocess import Picture, to_pixels
 from florence_daemon.engine.protocol import Answer, Ask, EngineSettings, Stages
-from florence_daemon.engine.search import NEVER, Search, SearchSettings, advance_all
+from florence_daemon.engine.search import NEVER, Search, SearchSettings
 from florence_daemon.tasks import parse_answer
 
 # Tokens that an answer has room for at first; doubled when one is longer.
@@ -110,12 +111,29 @@ def search_all(network: Florence2, memory: Memory, searches: list[Search], never
     at = 0
     while active:
         cache.make_room(at + 1)
-        last = [beam.ids[-1] for search in active for beam in search.beams]
-        logits = network.write(torch.tensor(last, device=cache.keys.device), cache, at, memory)
+        last = [token for search in active for token in search.last_ids]
+        logits = network.write(torch.tensor(last, device=cache.keys.device), cache, at, memory).float()
         logits[:, never_id] = NEVER
+        offers = likeliest(logits)
         at += 1
-        cache.reorder(advance_all(logits, active), at)
+        order: list[int] = []
+        first = 0
+        for search in active:
+            rows = range(first, first + len(search.beams))
+            parents = search.advance(offers, rows)
+            order += [] if search.is_done else [rows[parent] for parent in parents]
+            first = rows.stop
+        cache.reorder(order, at)
         going = [number for number, search in enumerate(active) if not search.is_done]
         if len(going) < len(active):
             active, memory = [active[number] for number in going], memory.select(going)
     return [search.answer for search in searches]
+
+
+def likeliest(logits: Tensor) -> Continuations:
+    """Bring the best of the logits (R, V) to the CPU; all of them are fetched only when they are asked for."""
+    best, ids = logits.topk(min(LIKELIEST, logits.shape[1]))
+    log_norm = logits.logsumexp(dim=-1)
+    return Continuations(
+        best.cpu().numpy(), ids.cpu().numpy(), log_norm.cpu().numpy(), lambda rows: logits[list(rows)].cpu().numpy()
+    )

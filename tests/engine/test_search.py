@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from transformers import GenerationConfig
+from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
 from transformers.modeling_outputs import BaseModelOutput
 
+from florence_daemon.engine.decoder import LIKELIEST, Continuations
 from florence_daemon.engine.layout import Layout
 from florence_daemon.engine.model import Florence2, native_to_ours
-from florence_daemon.engine.search import NEVER, Search, SearchSettings, forbid_repeated
+from florence_daemon.engine.search import NEVER, Search, SearchSettings, repeating_ids, token_chances
 from florence_daemon.engine.torch_backend import search_all
 from florence_daemon.engine.transformers_backend import empty_network
+from florence_daemon.errors import EngineError, PromptError
 
 PAD, START, END = 1, 2, 2
 ENTRIES = 40
@@ -159,21 +165,143 @@ def test_vision_is_that_of_transformers_at_any_size() -> None:
             assert torch.allclose(ours.see(pixels), expected, atol=1e-4)
 
 
-def test_repeated_ngram_is_taken_out() -> None:
-    written = torch.tensor([[5, 6, 7, 5, 6], [5, 6, 7, 8, 9]])
-    scores = forbid_repeated(torch.zeros(2, 10), written, 3)
-    assert scores[0].tolist() == [0, 0, 0, 0, 0, 0, 0, NEVER, 0, 0]
-    assert scores[1].tolist() == [0] * 10
+def offer(rows: Sequence[dict[int, float]], likeliest: int = LIKELIEST, entries: int = ENTRIES) -> Continuations:
+    """What a decoder offers whose rows have these probabilities, and almost none for the other tokens."""
+    logits = np.full((len(rows), entries), -40.0, np.float32)
+    for number, row in enumerate(rows):
+        logits[number, list(row)] = np.log(list(row.values()))
+    return offer_logits(logits, likeliest)
+
+
+def offer_logits(logits: NDArray[np.float32], likeliest: int = LIKELIEST) -> Continuations:
+    ids = np.argsort(-logits, axis=1, kind="stable")[:, :likeliest]
+    log_norm = np.log(np.exp(logits).sum(axis=1))
+    return Continuations(np.take_along_axis(logits, ids, 1), ids, log_norm, lambda rows: logits[list(rows)])
+
+
+def test_token_that_would_repeat_an_ngram_is_found() -> None:
+    assert repeating_ids([5, 6, 7, 5, 6], 3) == {7}
+    assert repeating_ids([5, 6, 7, 8, 9], 3) == set()
+    assert repeating_ids([5, 6], 3) == set()
+    assert repeating_ids([5, 6, 5], 1) == {5, 6}
+    assert repeating_ids([5, 6, 5, 7, 5], 2) == {6, 7}
 
 
 def test_search_that_has_all_its_answers_ends_early() -> None:
-    settings = SearchSettings(START, END, num_beams=2, forced_first_id=None)
+    first = [{7: 0.4, 8: 0.3, 9: 0.3}] * 2
+    steps = [first, [{END: 0.9, 5: 0.1}, {END: 0.1, 6: 0.9}], [{END: 0.55, 5: 0.45}, {5: 1.0}]]
+    hasty = Search(SearchSettings(START, END, num_beams=2))
+    patient = Search(replace(hasty.settings, early_stopping=False, length_penalty=2.0))
+    for search in (hasty, patient):
+        parents = [search.advance(offer(rows), range(2)) for rows in steps]
+        assert parents[:2] == [[0, 0], [1, 0]]
+        assert len(search.finished) == 2
+    assert hasty.is_done
+    assert hasty.answer == [START, 7, END]
+    assert not patient.is_done, "what is written still counts more than the first finished answer"
+
+
+@pytest.mark.parametrize("beams", [1, 2, 4])
+@pytest.mark.parametrize("likeliest", [1, 3, 9])
+def test_few_offers_give_the_same_steps_as_many(beams: int, likeliest: int) -> None:
+    chance = np.random.default_rng(beams * 10 + likeliest)
+    settings = SearchSettings(START, END, num_beams=beams, max_new_tokens=30, no_repeat_ngram_size=1)
+    many, few = Search(settings), Search(settings)
+    while not many.is_done:
+        logits = chance.integers(0, 6, (beams, ENTRIES)).astype(np.float32)  # with many equals among them
+        parents = many.advance(offer_logits(logits, ENTRIES), range(beams))
+        assert few.advance(offer_logits(logits, likeliest), range(beams)) == parents
+        assert few.beams == many.beams
+    assert few.is_done
+    assert few.answer == many.answer
+
+
+def test_of_equals_the_lower_beam_and_token_goes_first() -> None:
+    search = Search(SearchSettings(START, END, num_beams=1, no_repeat_ngram_size=0))
+    search.advance(offer_logits(np.zeros((1, ENTRIES), np.float32), likeliest=3), range(1))
+    assert search.last_ids == [0]
+    search = Search(SearchSettings(START, END, num_beams=2, no_repeat_ngram_size=0))
+    search.advance(offer_logits(np.zeros((2, ENTRIES), np.float32)), range(2))
+    assert search.last_ids == [0, 1]
+    assert search.advance(offer_logits(np.zeros((2, ENTRIES), np.float32)), range(2)) == [0, 0]
+
+
+def test_a_search_reads_its_own_rows_only() -> None:
+    search = Search(SearchSettings(START, END, num_beams=2))
+    search.advance(offer([{5: 1.0}, {6: 1.0}, {7: 0.6, 8: 0.4}, {9: 1.0}, {4: 1.0}]), range(2, 4))
+    assert search.last_ids == [7, 8]
+
+
+def test_network_that_gives_no_numbers_is_named() -> None:
+    search = Search(SearchSettings(START, END))
+    with pytest.raises(EngineError, match=r"NaN.*model\.precision"):
+        search.advance(offer_logits(np.full((3, ENTRIES), np.nan, np.float32)), range(3))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"num_beams": 0}, "num_beams is 0"),
+        ({"num_beams": 1, "temperature": -1.0}, "temperature is -1.0"),
+        ({"num_beams": 1, "temperature": float("nan")}, "temperature is nan"),
+        ({"top_p": 0.0}, "top_p is 0.0"),
+        ({"num_beams": 3, "temperature": 0.7}, "temperature 0.7 with num_beams 3"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_by_name(wrong: dict[str, Any], named: str) -> None:
+    with pytest.raises(PromptError, match=named):
+        SearchSettings(START, END, **wrong)
+
+
+SAMPLING = SearchSettings(START, END, num_beams=1, no_repeat_ngram_size=0, temperature=0.8, top_p=0.9)
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 1.7])
+@pytest.mark.parametrize("top_p", [0.05, 0.5, 0.9, 1.0])
+def test_chances_are_those_of_transformers_warpers(temperature: float, top_p: float) -> None:
+    logits = np.random.default_rng(7).normal(0, 3, (5, 1000)).astype(np.float32)
+    logits[:, 3] = NEVER
+    warped = TemperatureLogitsWarper(temperature)(cast(torch.LongTensor, None), cast(Any, torch.from_numpy(logits)))
+    if top_p < 1:
+        warped = TopPLogitsWarper(top_p)(cast(torch.LongTensor, None), warped)
+    for row, expected in zip(logits, warped.softmax(dim=-1).numpy(), strict=True):
+        chances = token_chances(row, temperature, top_p)
+        assert chances is not None
+        assert ((chances > 0) == (expected > 0)).all()
+        np.testing.assert_allclose(chances, expected, atol=1e-6)
+
+
+def draw(settings: SearchSettings, logits: NDArray[np.float32]) -> int:
     search = Search(settings)
-    search.advance([-1.0, -2.0, -3.0, -4.0], [0, 0, 0, 0], [7, 8, 9, 10])
-    search.advance([-1.1, -2.1, -2.2, -9.0], [0, 1, 0, 1], [END, END, 5, 6])
-    assert search.is_done
-    assert search.answer == [START, 7, END]
-    patient = Search(replace(settings, early_stopping=False, length_penalty=2.0))
-    patient.advance([-1.0, -2.0, -3.0, -4.0], [0, 0, 0, 0], [7, 8, 9, 10])
-    patient.advance([-1.1, -2.1, -2.2, -9.0], [0, 1, 0, 1], [END, END, 5, 6])
-    assert patient.is_done is (-2.2 / 4 <= -2.1 / 4)
+    search.advance(offer_logits(logits), range(1))
+    return search.last_ids[0]
+
+
+def test_tokens_are_drawn_as_often_as_their_chances_say() -> None:
+    logits = np.random.default_rng(1).normal(0, 1.5, (1, ENTRIES)).astype(np.float32)
+    draws = 4000
+    counts = np.bincount([draw(replace(SAMPLING, seed=seed), logits) for seed in range(draws)], minlength=ENTRIES)
+    chances = token_chances(logits[0], SAMPLING.temperature, SAMPLING.top_p)
+    assert chances is not None
+    possible = chances > 0
+    assert counts[~possible].sum() == 0
+    expected = chances[possible] * draws
+    misfit = ((counts[possible] - expected) ** 2 / expected).sum()
+    freedom = possible.sum() - 1
+    assert misfit < freedom + 4 * (2 * freedom) ** 0.5, "chi squared, four standard deviations"
+
+
+def test_forbidden_tokens_are_not_drawn() -> None:
+    settings = replace(SAMPLING, no_repeat_ngram_size=1, min_new_tokens=20, top_p=1.0, seed=3)
+    search = Search(settings)
+    logits = np.zeros((1, ENTRIES), np.float32)
+    for _ in range(20):
+        search.advance(offer_logits(logits), range(1))
+    written = search.beams[0].ids
+    assert len(set(written)) == len(written) == 21
+
+
+def test_same_seed_draws_the_same_and_none_draws_anew() -> None:
+    logits = np.zeros((1, 10_000), np.float32)
+    assert len({draw(replace(SAMPLING, seed=5), logits) for _ in range(5)}) == 1
+    assert len({draw(SAMPLING, logits) for _ in range(5)}) > 1
