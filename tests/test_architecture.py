@@ -36,6 +36,7 @@ LAYERS = {
     "engine.tokenizer": 4,
     "engine.weights": 5,
     "engine.checkpoint": 6,
+    "engine.proof": 8,
     "engine.decoder": 2,
     "engine.search": 3,
     "engine.davit": 2,
