@@ -13,7 +13,8 @@ from typing import Any
 from florence_daemon import __version__
 from florence_daemon.config import Config
 from florence_daemon.config_file import state_directory
-from florence_daemon.engine.process import Engine, resident_bytes
+from florence_daemon.engine.handle import resident_bytes
+from florence_daemon.engine.process import Engine
 from florence_daemon.engine.protocol import Done, EngineSettings
 from florence_daemon.errors import Stopping
 from florence_daemon.folders.ledger import Ledger

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import IO, Any
 
 from florence_daemon import errors
-from florence_daemon.engine.process import read_message, write_message
+from florence_daemon.engine.pipe import read_message, write_message
 from florence_daemon.engine.protocol import Begun, Done, EngineSettings, Failed, Loaded, LoadFailed, Request
 
 log = logging.getLogger(__name__)

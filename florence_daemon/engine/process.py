@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
-import os
-import pickle
-import struct
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
-from typing import IO, Any
+from dataclasses import dataclass
 
 from florence_daemon import errors
+from florence_daemon.engine.handle import Child, Pending, start_child
+from florence_daemon.engine.pipe import read_message as read_message
+from florence_daemon.engine.pipe import write_message as write_message  # benchmarks still take it from here
 from florence_daemon.engine.protocol import (
     Ask,
     Begun,
@@ -28,6 +24,7 @@ from florence_daemon.engine.protocol import (
     LoadFailed,
     Reply,
     Request,
+    error_of,
 )
 from florence_daemon.errors import CheckpointError, EngineCrashed, Stopping
 
@@ -37,30 +34,8 @@ log = logging.getLogger(__name__)
 MAX_CRASHES = 3
 # After the model could not be loaded, requests are refused for this long: every try costs seconds and may download.
 LOAD_RETRY_S = 30.0
-# An engine process that was asked to end gets this long before it is killed.
-STOP_S = 10.0
-
-# The child finds modules exactly where the parent does; without this, `-c` would look into the working directory first.
-BOOT = "import sys; sys.path[:] = sys.argv[1:]; from florence_daemon.engine.child import main; main()"
-
-
-def write_message(stream: IO[bytes], message: Any) -> None:
-    """Write one message: its length in 8 bytes, then its pickle. Both ends are this program."""
-    body = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
-    stream.write(struct.pack("<Q", len(body)) + body)
-    stream.flush()
-
-
-def read_message(stream: IO[bytes]) -> Any:
-    """Read one message. Raises: EOFError when the other end is gone."""
-    header = stream.read(8)
-    if len(header) < 8:
-        raise EOFError
-    (length,) = struct.unpack("<Q", header)
-    body = stream.read(length)
-    if len(body) < length:
-        raise EOFError
-    return pickle.loads(body)  # noqa: S301 - written by our own child or parent
+# Requests that the engine is worth giving at once before it has said how many keep it busy.
+FIRST_IN_FLIGHT = 4
 
 
 @dataclass(frozen=True)
@@ -78,32 +53,12 @@ class EngineState:
     error: str | None = None
 
 
-@dataclass
-class _Pending:
-    """A request on its way, and whoever waits for it."""
-
-    request: Request
-    future: Future[Done]
-    has_begun: bool = False
-    crashes: int = 0
-
-
-@dataclass
-class _Child:
-    """One engine process and what it was given."""
-
-    process: subprocess.Popen[bytes]
-    pending: dict[int, _Pending] = field(default_factory=dict)
-    loaded: Loaded | None = None
-    load_error: str | None = None
-    is_stopping: bool = False
-    write_lock: threading.Lock = field(default_factory=threading.Lock)
-
-
 class Engine:
     """Answers requests in a process of its own, which exists only while there is work (and `idle_unload_s` after).
 
-    Every future that `submit` returns ends: with Done, or with an error of `errors`.
+    Every future that `submit` returns ends: with Done, or with an error of `errors`. When a process dies, what it had
+    not begun goes to the next one at once; what it had begun is suspect, and tried alone, so that none but the guilty
+    brings down as many as `MAX_CRASHES`.
     """
 
     def __init__(
@@ -113,7 +68,9 @@ class Engine:
         self._idle_unload_s = idle_unload_s
         self._clock = clock
         self._lock = threading.RLock()
-        self._child: _Child | None = None
+        self._child: Child | None = None
+        self._held: list[Pending] = []  # given to no process yet: because of suspects, so there is one that works
+        self._in_flight = FIRST_IN_FLIGHT
         self._numbers = itertools.count(1)
         self._idle_since_s = clock()
         self._load_error: str | None = None
@@ -131,11 +88,17 @@ class Engine:
                 raise Stopping("the engine is stopping and takes no new work")
             if self._load_error is not None and self._clock() < self._load_error_s + LOAD_RETRY_S:
                 raise CheckpointError(self._load_error)
-            pending = _Pending(Request(next(self._numbers), picture, asks, urgent), Future())
+            pending = Pending(Request(next(self._numbers), picture, asks, urgent), Future())
             pending.future.set_running_or_notify_cancel()
-            child = self._assign(pending)
-        _write(child, pending.request)
+            self._held.append(pending)
+            sent = self._assign(self._allowed())
+        _write_all(sent)
         return pending.future
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests at once keep it busy; more only wait inside it, where they cannot be called back."""
+        return self._in_flight
 
     def state(self) -> EngineState:
         """How the engine is doing right now."""
@@ -161,7 +124,7 @@ class Engine:
                 return
             self._child = None
         log.info("the model was idle for %g s and is unloaded", self._idle_unload_s)
-        _stop(child)
+        child.stop()
 
     def unload(self) -> None:
         """End the process now unless it works. Returns when it is gone."""
@@ -170,7 +133,7 @@ class Engine:
             if child is None or child.pending:
                 return
             self._child = None
-        _stop(child)
+        child.stop()
 
     def close(self, *, at_once: bool = False) -> None:
         """Take nothing more and end the process; what runs is given up when `at_once`, else must have ended before."""
@@ -181,26 +144,38 @@ class Engine:
             return
         if at_once:
             child.process.kill()
-        _stop(child)
+        child.stop()
 
-    def _assign(self, pending: _Pending) -> _Child:
-        """Give a request to the process, starting one when there is none; the caller writes it without the lock."""
+    def _allowed(self) -> list[Pending]:
+        """What of the held may be sent now: all, unless there are suspects, each of which must be at work alone."""
+        at_work = self._child.pending.values() if self._child else ()
+        if any(pending.is_suspect for pending in at_work):
+            return []
+        suspects = [pending for pending in self._held if pending.is_suspect]
+        if not suspects:
+            return list(self._held)
+        urgent = [pending for pending in self._held if pending.request.urgent and not pending.is_suspect]
+        if urgent or at_work:
+            return urgent
+        return [next((pending for pending in suspects if pending.request.urgent), suspects[0])]
+
+    def _assign(self, chosen: list[Pending]) -> list[tuple[Child, Request]]:
+        """Give these to the process, starting one when there is none; the caller writes them without the lock."""
+        if not chosen:
+            return []
         if self._child is None:
             self._child = self._start()
-        self._child.pending[pending.request.id] = pending
-        return self._child
+        self._held = [pending for pending in self._held if pending not in chosen]
+        self._child.pending |= {pending.request.id: pending for pending in chosen}
+        return [(self._child, pending.request) for pending in chosen]
 
-    def _start(self) -> _Child:
-        process = subprocess.Popen(
-            [sys.executable, "-c", BOOT, *sys.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, **_own_group()
-        )
-        child = _Child(process)
-        _write(child, self._settings)
+    def _start(self) -> Child:
+        child = start_child(self._settings)
         threading.Thread(target=self._read, args=(child,), name="engine-replies", daemon=True).start()
-        log.info("engine process %d started, loading %s", process.pid, self._settings.model)
+        log.info("engine process %d started, loading %s", child.process.pid, self._settings.model)
         return child
 
-    def _read(self, child: _Child) -> None:
+    def _read(self, child: Child) -> None:
         """Take the replies of one process until it ends; its own thread."""
         try:
             while child.process.stdout is not None:
@@ -212,10 +187,11 @@ class Engine:
         finally:
             self._bury(child)
 
-    def _take(self, child: _Child, reply: Reply) -> None:
+    def _take(self, child: Child, reply: Reply) -> None:
         with self._lock:
             if isinstance(reply, Loaded):
                 child.loaded, self._load_error, self._load_crashes = reply, None, 0
+                self._in_flight = reply.in_flight
                 log.info("model loaded on %s in %.1f s", reply.device, reply.load_s)
                 return
             if isinstance(reply, LoadFailed):
@@ -226,35 +202,37 @@ class Engine:
                 return
             pending = child.pending.pop(reply.id)
             self._idle_since_s = self._clock()
+            sent = self._assign(self._allowed())
+        _write_all(sent)
         if isinstance(reply, Failed):
-            pending.future.set_exception(getattr(errors, reply.error, errors.EngineError)(reply.message))
+            pending.future.set_exception(error_of(reply))
         else:
             pending.future.set_result(reply)
 
-    def _bury(self, child: _Child) -> None:
+    def _bury(self, child: Child) -> None:
         """The process has ended: send what it left unanswered to the next one, or give it up."""
-        code = child.process.wait()
-        _close_pipes(child)
+        died_of = child.bury()
         with self._lock:
             if self._child is child:
                 self._child = None
             left = list(child.pending.values())
             child.pending.clear()
             self._idle_since_s = self._clock()
-            error = self._judge(child, code)
+            error = self._judge(child, died_of)
             if error is None and left:
-                log.warning("the engine process ended (%s); it is started again", _say_code(code))
+                log.warning("the engine process ended (%s); it is started again", died_of)
             for pending in left:
                 pending.crashes += pending.has_begun
-            again = [pending for pending in left if error is None and pending.crashes < MAX_CRASHES]
-            resent = [(self._assign(replace(pending, has_begun=False)), pending.request) for pending in again]
-        for child_of_now, request in resent:
-            _write(child_of_now, request)
-        for pending in left:
-            if pending not in again:
-                pending.future.set_exception(error or _poison(pending, code))
+                pending.has_begun = False
+            lost = left + self._held if error else [pending for pending in left if pending.crashes >= MAX_CRASHES]
+            again = [pending for pending in left if pending not in lost]
+            self._held = [] if error else again + self._held
+            sent = self._assign([pending for pending in again if not pending.is_suspect] or self._allowed())
+        _write_all(sent)
+        for pending in lost:
+            pending.future.set_exception(error or _poison(pending, died_of))
 
-    def _judge(self, child: _Child, code: int) -> errors.FlorenceError | None:
+    def _judge(self, child: Child, died_of: str) -> errors.FlorenceError | None:
         """Why nothing that the process left can be answered, or None when the next process may."""
         if self._closed:
             return Stopping("the daemon stopped before this was answered")
@@ -263,7 +241,7 @@ class Engine:
             if self._load_crashes >= MAX_CRASHES:
                 child.load_error = (
                     f"the engine process ended {self._load_crashes} times while it loaded {self._settings.model} "
-                    f"({_say_code(code)}); is there enough memory for it?"
+                    f"({died_of}); is there enough memory for it?"
                 )
         if child.load_error is None:
             return None
@@ -272,56 +250,12 @@ class Engine:
         return CheckpointError(child.load_error)
 
 
-def _own_group() -> dict[str, Any]:
-    """Ctrl-C is for the daemon, which ends the engine when its work is done: a group of its own keeps it away."""
-    if sys.platform == "win32":
-        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
-    return {"start_new_session": True}
-
-
-def _poison(pending: _Pending, code: int) -> EngineCrashed:
+def _poison(pending: Pending, died_of: str) -> EngineCrashed:
     return EngineCrashed(
-        f"the engine process ended {pending.crashes} times while it worked on this picture ({_say_code(code)}); "
-        "it is set aside"
+        f"the engine process ended {pending.crashes} times while it worked on this picture ({died_of}); it is set aside"
     )
 
 
-def _say_code(code: int) -> str:
-    return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-
-
-def _write(child: _Child, message: Any) -> None:
-    """Write to the process; when its pipe is broken, its reader notices and takes care of what was pending."""
-    with child.write_lock, contextlib.suppress(OSError, ValueError):
-        if child.process.stdin is not None:
-            write_message(child.process.stdin, message)
-
-
-def _stop(child: _Child) -> None:
-    """Close the pipe, which tells the process to end; kill it when it does not."""
-    child.is_stopping = True
-    with contextlib.suppress(OSError):
-        if child.process.stdin is not None:
-            child.process.stdin.close()
-    try:
-        child.process.wait(STOP_S)
-    except subprocess.TimeoutExpired:
-        log.warning("the engine process %d did not end within %g s and is killed", child.process.pid, STOP_S)
-        child.process.kill()
-        child.process.wait()
-
-
-def _close_pipes(child: _Child) -> None:
-    for stream in (child.process.stdin, child.process.stdout):
-        if stream is not None:
-            with contextlib.suppress(OSError):
-                stream.close()
-
-
-def resident_bytes(pid: int) -> int | None:
-    """Resident memory of a process, where Linux tells it."""
-    try:
-        with open(f"/proc/{pid}/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, AttributeError):
-        return None
+def _write_all(sent: list[tuple[Child, Request]]) -> None:
+    for child, request in sent:
+        child.write(request)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from florence_daemon import errors
+
 
 @dataclass(frozen=True)
 class Ask:
@@ -13,12 +15,17 @@ class Ask:
     prompt: the task token as `tasks.TASKS` spells it, `<CAPTION>`.
     text: what the task needs besides (a phrase, a region), else None.
     num_beams, max_new_tokens: None takes the engine's setting.
+    temperature: 0 takes the likeliest tokens, above it they are drawn, with one beam. top_p: from the fewest that have
+    this probability together. seed: the same draws the same; None, others each time.
     """
 
     prompt: str
     text: str | None = None
     num_beams: int | None = None
     max_new_tokens: int | None = None
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Stages:
-    """Seconds that a request spent in each part of the engine."""
+    """Seconds that a request took of the engine: reading and resizing its picture, seeing it, reading and writing text.
+
+    What several share, a batch of pictures or a step of the decoder, is divided among them.
+    """
 
     decode_s: float = 0.0
     vision_s: float = 0.0
@@ -75,10 +85,11 @@ class Stages:
 
 @dataclass(frozen=True)
 class Loaded:
-    """The engine has its model: where it runs, and how long loading took."""
+    """The engine has its model: where it runs, how long loading took, and how many requests at once keep it busy."""
 
     device: str
     load_s: float
+    in_flight: int = 2
 
 
 @dataclass(frozen=True)
@@ -115,3 +126,9 @@ class Failed:
 
 
 Reply = Loaded | LoadFailed | Begun | Done | Failed
+
+
+def error_of(failed: Failed) -> errors.FlorenceError:
+    """The error that a failure stands for."""
+    error: errors.FlorenceError = getattr(errors, failed.error, errors.EngineError)(failed.message)
+    return error

@@ -1,0 +1,105 @@
+"""One engine process from outside: started, written to, ended; and what it was given to do."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from florence_daemon.engine.pipe import write_message
+from florence_daemon.engine.protocol import Done, EngineSettings, Loaded, Request
+
+log = logging.getLogger(__name__)
+
+# An engine process that was asked to end gets this long before it is killed.
+STOP_S = 10.0
+
+# The child finds modules exactly where the parent does; without this, `-c` would look into the working directory first.
+BOOT = "import sys; sys.path[:] = sys.argv[1:]; from florence_daemon.engine.child import main; main()"
+
+
+@dataclass(eq=False)
+class Pending:
+    """A request on its way, and whoever waits for it."""
+
+    request: Request
+    future: Future[Done]
+    has_begun: bool = False
+    crashes: int = 0
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether a process died while it worked on this, perhaps because of it."""
+        return self.crashes > 0
+
+
+@dataclass(eq=False)
+class Child:
+    """One engine process and what it was given."""
+
+    process: subprocess.Popen[bytes]
+    pending: dict[int, Pending] = field(default_factory=dict)
+    loaded: Loaded | None = None
+    load_error: str | None = None
+    is_stopping: bool = False
+    _write_lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def write(self, message: Any) -> None:
+        """Write to the process; when its pipe is broken, its reader notices and takes care of what was pending."""
+        with self._write_lock, contextlib.suppress(OSError, ValueError):
+            if self.process.stdin is not None:
+                write_message(self.process.stdin, message)
+
+    def stop(self) -> None:
+        """Close the pipe, which tells the process to end; kill it when it does not."""
+        self.is_stopping = True
+        with contextlib.suppress(OSError):
+            if self.process.stdin is not None:
+                self.process.stdin.close()
+        try:
+            self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            log.warning("the engine process %d did not end within %g s and is killed", self.process.pid, STOP_S)
+            self.process.kill()
+            self.process.wait()
+
+    def bury(self) -> str:
+        """Wait for the end of a process that ends, and close its pipes. Returns what it died of, in words."""
+        code = self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+        return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def start_child(settings: EngineSettings) -> Child:
+    """Start an engine process and tell it its settings."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", BOOT, *sys.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, **_own_group()
+    )
+    child = Child(process)
+    child.write(settings)
+    return child
+
+
+def resident_bytes(pid: int) -> int | None:
+    """Resident memory of a process, where Linux tells it."""
+    try:
+        with open(f"/proc/{pid}/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _own_group() -> dict[str, Any]:
+    """Ctrl-C is for the daemon, which ends the engine when its work is done: a group of its own keeps it away."""
+    if sys.platform == "win32":
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
+    return {"start_new_session": True}
