@@ -1,0 +1,63 @@
+"""How much memory this process may still take, and how many questions fit into it side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+# Free memory that questions may take: the rest is for the vision part, urgent questions beyond the batch, and others.
+SHARE = 0.5
+# Answers are seldom longer than this many tokens; a batch of longer ones takes what is left of the other half.
+USUAL_TOKENS = 512
+# A step for eight questions costs little more than for one; beyond, a CPU is busy and each question only waits longer.
+CPU_BATCH = 8
+GPU_BATCH = 64
+
+
+def choose_batch(wanted: int, device: str, free_bytes: int | None, question_bytes: int) -> int:
+    """Choose how many questions are decoded side by side: `wanted`, or, for 0, as many as fit. At least one."""
+    if wanted > 0:
+        return wanted
+    most = GPU_BATCH if device.startswith("cuda") else CPU_BATCH
+    if free_bytes is None:
+        return min(most, CPU_BATCH)
+    return max(1, min(most, int(SHARE * free_bytes) // max(1, question_bytes)))
+
+
+def free_ram_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Say how much memory this process may take, by the machine and by its control groups; None where Linux is not."""
+    try:
+        lines = dict(line.split(":", 1) for line in (proc / "meminfo").read_text().splitlines())
+        free = int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
+    return max(0, min([free, *_left_in_groups(proc, cgroups)]))
+
+
+def _left_in_groups(proc: Path, cgroups: Path) -> Iterator[int]:
+    """What each control group above this process, version 2 or 1, has left of its limit."""
+    try:
+        entries = [line.split(":", 2) for line in (proc / "self" / "cgroup").read_text().splitlines()]
+    except (OSError, ValueError):
+        return
+    for number, controllers, path in entries:
+        if number == "0":
+            yield from _left_above(cgroups, path, "memory.max", "memory.current")
+        elif "memory" in controllers.split(","):
+            yield from _left_above(cgroups / "memory", path, "memory.limit_in_bytes", "memory.usage_in_bytes")
+
+
+def _left_above(root: Path, path: str, limit_name: str, used_name: str) -> Iterator[int]:
+    """The group's and its parents' limits less what is used. In a container the path can lie above what is mounted."""
+    group = root / path.strip("/")
+    for directory in dict.fromkeys([group, *group.parents, root]):
+        if directory != root and root not in directory.parents:
+            continue
+        try:
+            limit = int((directory / limit_name).read_text())
+            used = int((directory / used_name).read_text())
+            statistics = dict(line.split() for line in (directory / "memory.stat").read_text().splitlines())
+        except (OSError, ValueError):  # No such group here, or `max`: no limit.
+            continue
+        # Files that were read count as used, and are let go of when memory is wanted.
+        yield limit - used + int(statistics.get("inactive_file", 0))
