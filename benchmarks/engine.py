@@ -1,66 +1,102 @@
-"""Compare our engine with transformers' on one checkpoint: `python -m benchmarks.engine [--model M]`.
+"""Compare the ways of running Florence-2, each in a process of its own: `python -m benchmarks.engine`.
 
-Both run in this process, turn by turn, on the same pictures; what counts is the median of the ratios. The answers are
-compared too. Full-size checkpoints, batches and other backends are still to come.
+(a) transformers' `generate`, one picture at a time, as servers do today; (b) our engine in torch; (c) and (d) in
+OpenVINO, float32 and int8. Full-size checkpoints with random weights and all pictures are made in --cache; nothing
+comes over the network. A run of base takes about half an hour on two cores, of large four times that.
 """
 
 from __future__ import annotations
 
 import argparse
-import random
-import statistics
-import time
+import json
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
 
-from florence_daemon.demo_pictures import draw_picture, encode_picture
-from florence_daemon.engine.backend import Backend, open_backend
-from florence_daemon.engine.preprocess import Picture, read_picture
-from florence_daemon.engine.protocol import Answer, Ask, EngineSettings
+import cattrs
 
-CONTENDERS = ("transformers", "torch")
-WORK = {
-    "caption": (Ask("<MORE_DETAILED_CAPTION>", max_new_tokens=64),),
-    "caption and tags": (Ask("<MORE_DETAILED_CAPTION>", max_new_tokens=64), Ask("<GENERATE_TAGS>", max_new_tokens=64)),
+from benchmarks.checkpoints import SIZES
+from benchmarks.machine import describe_machine, find_versions
+from benchmarks.progress import say
+from benchmarks.report import write_chart, write_report
+from benchmarks.results import Kind, Plan, Result
+from benchmarks.rounds import find_pictures, measure_size
+
+DOCS = Path(__file__).parents[1] / "docs"
+CPU = {
+    "a": Kind("transformers", "reference", "float32"),
+    "b": Kind("ours, torch", "torch", "float32"),
+    "c": Kind("ours, OpenVINO", "openvino", "float32"),
+    "d": Kind("ours, OpenVINO", "openvino", "int8"),
 }
-
-
-def open_contender(name: str, model: str) -> tuple[Backend, float]:
-    """The backend, and the seconds until it was ready."""
-    started_s = time.perf_counter()
-    backend = open_backend(EngineSettings(model, device="cpu", engine=name, offline=True))
-    return backend, time.perf_counter() - started_s
-
-
-def ask(backend: Backend, picture: Picture, asks: tuple[Ask, ...]) -> tuple[list[Answer], float]:
-    """The answers, and the seconds they took."""
-    started_s = time.perf_counter()
-    answers, _ = backend.answer(picture, asks)
-    return answers, time.perf_counter() - started_s
+# A server with a GPU runs float16.
+GPU = {"a": Kind("transformers", "reference", "float16"), "b": Kind("ours, torch", "torch", "float16")}
 
 
 def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--model", default="demo", help="a local directory, a Hub id in the cache, or demo")
-    parser.add_argument("--pictures", type=int, default=20, help="pictures per row; medians are printed")
-    arguments = parser.parse_args()
-    backends = {}
-    for name in reversed(CONTENDERS):  # ours first: it must not profit from what transformers has imported
-        backends[name], ready_s = open_contender(name, arguments.model)
-        print(f"{name}: ready in {ready_s:.1f} s")
-    chance = random.Random(1)
-    encoded = [encode_picture(draw_picture(chance, (640, 480)).image, "JPEG") for _ in range(arguments.pictures)]
-    pictures = [read_picture(content) for content in encoded]
-    for title, asks in WORK.items():
-        ratios, ours_s, same = [], [], 0
-        for picture in pictures:
-            found = {name: ask(backend, picture, asks) for name, backend in backends.items()}
-            same += found["torch"][0] == found["transformers"][0]
-            ratios.append(found["transformers"][1] / found["torch"][1])
-            ours_s.append(found["torch"][1])
-        print(
-            f"{title}: ours {1000 * statistics.median(ours_s):.0f} ms, {statistics.median(ratios):.2f} × as fast as "
-            f"transformers; {same} of {len(pictures)} answers the same"
-        )
+    """Measure, print, and write where that is asked for."""
+    arguments = parse_arguments()
+    if arguments.again is not None:
+        result = load_result(arguments.again)
+    else:
+        result = run(_plan(arguments), arguments.sizes, arguments.contenders, arguments.cache)
+    name = _name(result.plan)
+    report = write_report(result, f"{name}.svg")
+    print(report)
+    if arguments.write:
+        (DOCS / f"{name}.md").write_text(report, encoding="utf-8")
+        (DOCS / f"{name}.svg").write_text(write_chart(result), encoding="utf-8")
+
+
+def run(plan: Plan, sizes: list[str], contenders: list[str], cache: Path) -> Result:
+    """Measure the sizes one after the other; what is measured is kept in the cache, for --again."""
+    known = CPU if plan.device == "cpu" else GPU
+    kinds = {letter: known[letter] for letter in contenders if letter in known}
+    say("the photographs")
+    pictures = find_pictures(plan, cache)
+    result = Result(plan, describe_machine(plan.device), find_versions(), [])
+    for size in sizes:
+        result.sizes.append(measure_size(size, kinds, plan, pictures, cache))
+        save_result(result, cache / f"{_name(plan)}.json")
+    return result
+
+
+def save_result(result: Result, file: Path) -> None:
+    """Keep a run."""
+    file.write_text(json.dumps(asdict(result), indent=1), encoding="utf-8")
+
+
+def load_result(file: Path) -> Result:
+    """Read a run that was kept."""
+    return cattrs.structure(json.loads(file.read_text(encoding="utf-8")), Result)
+
+
+def _name(plan: Plan) -> str:
+    return "benchmarks" if plan.device == "cpu" else "benchmarks-gpu"
+
+
+def _plan(arguments: argparse.Namespace) -> Plan:
+    if arguments.quick:
+        return Plan(arguments.device, rounds=1, pictures=4, reference_pictures=2, alone=1, batch=arguments.batch)
+    pictures, of_a = arguments.pictures, min(arguments.reference_pictures, arguments.pictures)
+    return Plan(arguments.device, arguments.rounds, pictures, of_a, batch=arguments.batch)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=["base", "large"])
+    parser.add_argument("--contenders", nargs="+", choices=list(CPU), default=list(CPU))
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda: then (a) and (b) in float16")
+    parser.add_argument("--rounds", type=int, default=3, help="medians of them are printed")
+    parser.add_argument("--pictures", type=int, default=32, help="of a backfill")
+    parser.add_argument("--reference-pictures", type=int, default=32, help="how many of them (a) does")
+    parser.add_argument("--batch", type=int, default=8, help="questions side by side in ours; 0 lets it choose")
+    parser.add_argument("--quick", action="store_true", help="one round of few pictures: a trial, not a measurement")
+    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md, or -gpu.md, and its chart")
+    parser.add_argument("--again", type=Path, metavar="JSON", help="print a run that --cache has kept, measure nothing")
+    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "florence-daemon-benchmarks")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
