@@ -25,8 +25,10 @@ from florence_daemon.worker import asks_of, shared_sidecar, write_sidecars
 if TYPE_CHECKING:
     from florence_daemon.client import Client
 
-# Images that are on their way at once: enough to keep the engine busy, few enough to hold in memory.
-WINDOW = 8
+# Images that are looked up ahead: more than any engine takes at once; only their paths are held.
+WINDOW = 128
+# Pictures that are sent to one server at once: they are held in memory, and take half of its places (`max_queued`).
+SENDERS = 16
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class ServerCaptioner:
 
     def __init__(self, clients: Sequence[Client]) -> None:
         self._clients = itertools.cycle(clients)
-        self._pool = concurrent.futures.ThreadPoolExecutor(WINDOW, thread_name_prefix="send")
+        self._pool = concurrent.futures.ThreadPoolExecutor(SENDERS * len(clients), thread_name_prefix="send")
 
     def submit(self, image: Image) -> Future[Done]:
         """Send one image to the next server in turn."""

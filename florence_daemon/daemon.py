@@ -21,14 +21,12 @@ from florence_daemon.folders.ledger import Ledger
 from florence_daemon.folders.watch import Watcher
 from florence_daemon.http.app import create_app
 from florence_daemon.http.server import HttpServer
-from florence_daemon.queue import Job, JobQueue, Kind
+from florence_daemon.queue import Job, JobQueue
 from florence_daemon.signals import StopSignal
 from florence_daemon.worker import FolderIntake, Worker, printable
 
 log = logging.getLogger(__name__)
 
-# Two workers keep the engine busy while a sidecar is synced; the third is free for people who wait.
-WORKERS = (tuple(Kind), tuple(Kind), (Kind.HTTP,))
 # Seconds between two looks whether the model has been idle for long enough.
 TICK_S = 0.5
 # What runs at a stop gets this long before it is given up.
@@ -55,7 +53,7 @@ def engine_settings(config: Config) -> EngineSettings:
 
 
 class Works:
-    """Queue, engine and workers: the part that the daemon and a one-shot backfill share."""
+    """Queue, engine and worker: the part that the daemon and a one-shot backfill share."""
 
     def __init__(
         self,
@@ -67,12 +65,11 @@ class Works:
         self.ledger = Ledger()
         self.queue = JobQueue(config.server.max_queued)
         self.engine = Engine(engine_settings(config), config.model.idle_unload_s)
-        self.workers = [
-            Worker(self.queue, self.engine, self.ledger, kinds=kinds, on_changed=on_changed, on_done=on_done)
-            for kinds in WORKERS
+        self.worker = Worker(self.queue, self.engine, self.ledger, on_changed=on_changed, on_done=on_done)
+        self._threads = [
+            threading.Thread(target=self.worker.run, name="worker", daemon=True),
+            threading.Thread(target=self._unload_when_idle, name="idle", daemon=True),
         ]
-        self._threads = [threading.Thread(target=worker.run, name="worker", daemon=True) for worker in self.workers]
-        self._threads.append(threading.Thread(target=self._unload_when_idle, name="idle", daemon=True))
         self._stopped = threading.Event()
 
     def start(self) -> None:
@@ -83,8 +80,7 @@ class Works:
     def stop(self, *, at_once: bool = False) -> None:
         """Start nothing new, let what runs end (unless `at_once`), give up what waits, end the engine."""
         self._stopped.set()
-        for worker in self.workers:
-            worker.stop()
+        self.worker.stop()
         for job in self.queue.close():
             if job.future.set_running_or_notify_cancel():
                 job.future.set_exception(Stopping("the daemon is stopping; send this again when it is back"))
@@ -140,7 +136,7 @@ class Daemon:
     def status(self) -> dict[str, Any]:
         """Everything a person or a program wants to know, as JSON."""
         works = self.works
-        counts = [worker.counts for worker in works.workers]
+        counts = works.worker.counts
         return {
             "version": __version__,
             "uptime_s": round(time.monotonic() - self._started_s, 1),
@@ -148,8 +144,8 @@ class Daemon:
             "queue": works.queue.counts()
             | {
                 "settling": self.watcher.settling,
-                "captioned": sum(each.captioned for each in counts),
-                "failed": sum(each.failed for each in counts),
+                "captioned": counts.captioned,
+                "failed": counts.failed,
             },
             "folders": [
                 {"path": printable(str(root.folder.path)), "health": root.health} for root in self.watcher.roots

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
+import sys
 import threading
 from collections import Counter, deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -49,6 +52,7 @@ class Job:
     asks: tuple[Ask, ...]
     image: Image | None = None
     future: Future[Done] = field(default_factory=Future)
+    number: int = 0  # its place in its class; the queue gives it
 
 
 class JobQueue:
@@ -58,6 +62,7 @@ class JobQueue:
         self._max_queued = max_queued
         self._waiting: dict[Kind, deque[Job]] = {kind: deque() for kind in Kind}
         self._running: set[Job] = set()
+        self._numbers = itertools.count(1)
         self._images: Counter[str] = Counter()
         self._changed = threading.Condition()
         self._closed = False
@@ -71,25 +76,37 @@ class JobQueue:
                 self._refuse_when_full(job.kind)
             if job.image is not None:
                 self._images[job.image.path] += 1
+            job.number = next(self._numbers)
             self._waiting[job.kind].append(job)
             self._changed.notify_all()
 
     def put_back(self, job: Job) -> None:
-        """Return a claimed job to the head of its class; nobody may be waiting for its future."""
+        """Return a claimed job to its place in its class; nobody may be waiting for its future."""
         with self._changed:
             self._running.discard(job)
             job.future = Future()
-            self._waiting[job.kind].appendleft(job)
+            bisect.insort(self._waiting[job.kind], job, key=lambda each: each.number)
             self._changed.notify_all()
 
-    def claim(self, timeout_s: float | None, kinds: Collection[Kind] = tuple(Kind)) -> Job | None:
+    def claim(
+        self,
+        timeout_s: float | None,
+        kinds: Collection[Kind] = tuple(Kind),
+        at_most: Callable[[], int] = lambda: sys.maxsize,
+    ) -> Job | None:
         """Take the first job of these kinds, waiting for one; None after the time-out and once the queue is closed.
+
+        at_most: how many may run at once, people's and all others counted apart; asked whenever the queue changes.
 
         A job whose future was cancelled is dropped: its client hung up, and it costs no inference.
         """
+
+        def is_due() -> bool:
+            return self._closed or self._first_kind(kinds, at_most()) is not None
+
         with self._changed:
-            while self._changed.wait_for(lambda: self._closed or self._first_kind(kinds) is not None, timeout_s):
-                kind = None if self._closed else self._first_kind(kinds)
+            while self._changed.wait_for(is_due, timeout_s):
+                kind = None if self._closed else self._first_kind(kinds, at_most())
                 if kind is None:
                     return None
                 job = self._waiting[kind].popleft()
@@ -139,8 +156,13 @@ class JobQueue:
         with self._changed:
             return self._changed.wait_for(lambda: not self._running, timeout_s)
 
-    def _first_kind(self, kinds: Collection[Kind]) -> Kind | None:
-        return next((kind for kind in Kind if kind in kinds and self._waiting[kind]), None)
+    def _first_kind(self, kinds: Collection[Kind], at_most: int) -> Kind | None:
+        people = sum(job.kind is Kind.HTTP for job in self._running)
+        for kind in Kind:
+            running = people if kind is Kind.HTTP else len(self._running) - people
+            if kind in kinds and self._waiting[kind] and running < at_most:
+                return kind
+        return None
 
     def _forget_image(self, job: Job) -> None:
         if job.image is not None:

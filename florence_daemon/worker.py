@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Collection
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,10 +25,16 @@ log = logging.getLogger(__name__)
 
 # While the model cannot be loaded, folders wait this long before they are tried again.
 PAUSE_S = 30.0
+# Threads that write sidecars: each waits for the disk most of the time.
+WRITERS = 4
 
 
 class AnswersRequests(Protocol):
     """What a worker needs of the engine."""
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests at once keep it busy."""
 
     def submit(self, picture: str | bytes, asks: tuple[Ask, ...], *, urgent: bool = False) -> Future[Done]:
         """Answer `asks` about `picture`."""
@@ -99,7 +105,11 @@ def shared_sidecar(path: str, owner: str, outputs: Collection[OutputConfig]) -> 
 
 
 class Worker:
-    """Takes jobs off the queue one at a time. `run_once` is one step; `run` repeats it on a thread of its own."""
+    """Takes jobs off the queue and hands the engine as many at once as keep it busy; ends each when it is answered.
+
+    `run_once` is one step; `run` repeats it on a thread of its own. Jobs of people and all others have as many places
+    each, so that people never wait for a folder, nor a folder for more of a backfill than the engine holds.
+    """
 
     def __init__(
         self,
@@ -107,24 +117,25 @@ class Worker:
         engine: AnswersRequests,
         ledger: Ledger,
         *,
-        kinds: Collection[Kind] = tuple(Kind),
         on_changed: Callable[[str], None] = lambda path: None,
         on_done: Callable[[Job, Done], None] = lambda job, done: None,
         clock: Callable[[], float] = time.monotonic,
+        pool: Executor | None = None,
     ) -> None:
-        """kinds: the classes this worker serves.
+        """pool: writes sidecars, instead of threads of its own.
 
         on_changed: told of an image that changed while it was answered. on_done: told of every answered job.
         """
         self._queue = queue
         self._engine = engine
         self._ledger = ledger
-        self._kinds = kinds
         self._on_changed = on_changed
         self._on_done = on_done
         self._clock = clock
+        self._pool = pool or ThreadPoolExecutor(WRITERS, thread_name_prefix="write")
         self._paused_until_s = 0.0
         self._stopped = threading.Event()
+        self._count_lock = threading.Lock()
         self.counts = Counts()
 
     def run(self) -> None:
@@ -133,27 +144,51 @@ class Worker:
             try:
                 self.run_once(None)
             except Exception:
-                log.exception("a worker failed; it goes on")
+                log.exception("the worker failed; it goes on")
 
     def stop(self) -> None:
-        """Make `run` return after the job it is at."""
+        """Make `run` return; what the engine has by then is still ended."""
         self._stopped.set()
 
     def run_once(self, timeout_s: float | None) -> bool:
-        """Claim one job, end it one way or the other; False when there was none.
+        """Claim one job and hand it over; False when there was none, or no place for it.
 
         While the model cannot be had, only requests are served (with that error); folders wait on disk.
         """
         pause_s = self._paused_until_s - self._clock()
+        kinds = [Kind.HTTP] if pause_s > 0 else list(Kind)
         if pause_s > 0:
-            job = self._queue.claim(pause_s if timeout_s is None else min(pause_s, timeout_s), [Kind.HTTP])
-        else:
-            job = self._queue.claim(timeout_s, self._kinds)
+            timeout_s = pause_s if timeout_s is None else min(pause_s, timeout_s)
+        job = self._queue.claim(timeout_s, kinds, lambda: self._engine.in_flight)
         if job is None:
             return False
         started_s = self._clock()
         try:
-            done = self._engine.submit(job.picture, job.asks, urgent=job.kind is Kind.HTTP).result()
+            answer = self._engine.submit(job.picture, job.asks, urgent=job.kind is Kind.HTTP)
+        except Exception as error:  # Ended like one that the engine answers with an error.
+            answer = Future()
+            answer.set_exception(error)
+        answer.add_done_callback(lambda answered: self._take(job, answered, started_s))
+        return True
+
+    def _take(self, job: Job, answered: Future[Done], started_s: float) -> None:
+        """Called by the engine's thread, which must not wait for a disk, nor people for others' sidecars."""
+        if job.image is None:
+            self._end(job, answered, started_s)
+        else:
+            self._pool.submit(self._end, job, answered, started_s)
+
+    def _end(self, job: Job, answered: Future[Done], started_s: float) -> None:
+        """End a job, in whatever thread; nothing that it meets may go unheard there."""
+        try:
+            self._end_with(job, answered, started_s)
+        except Exception:
+            log.exception("%s: could not be ended", describe(job))
+
+    def _end_with(self, job: Job, answered: Future[Done], started_s: float) -> None:
+        """End a job one way or the other."""
+        try:
+            done = answered.result()
             if job.image is not None:
                 self._keep(job.image, done)
         except FlorenceError as error:
@@ -166,7 +201,6 @@ class Worker:
             self._log_done(job, done, self._clock() - started_s)
             self._on_done(job, done)
             job.future.set_result(done)
-        return True
 
     def _keep(self, image: Image, done: Done) -> None:
         """Write an image's sidecars. Raises: SidecarError; _Changed when the file is not the one asked about."""
@@ -174,6 +208,7 @@ class Worker:
             raise _Changed("changed or went away while it was captioned; nothing was written")
         write_sidecars(image, done)
         self._ledger.settled(image.path)
+        self._count(captioned=1)
 
     def _fail(self, job: Job, error: FlorenceError) -> None:
         if job.kind is Kind.FOLDER and isinstance(error, CheckpointError):
@@ -196,7 +231,7 @@ class Worker:
             self._ledger.settled(image.path)
             self._on_changed(image.path)
             return
-        self.counts = Counts(self.counts.captioned, self.counts.failed + 1)
+        self._count(failed=1)
         tries = MAX_CRASHES if isinstance(error, EngineCrashed) else 1
         self._ledger.failed(image.path, reason, image.stamp, tries)
 
@@ -207,8 +242,10 @@ class Worker:
             describe(job), " ".join(ask.prompt for ask in job.asks), seconds,
             stages.decode_s, stages.vision_s, stages.text_s,
         )  # fmt: skip
-        if job.image is not None:
-            self.counts = Counts(self.counts.captioned + 1, self.counts.failed)
+
+    def _count(self, *, captioned: int = 0, failed: int = 0) -> None:
+        with self._count_lock:
+            self.counts = Counts(self.counts.captioned + captioned, self.counts.failed + failed)
 
 
 def write_sidecars(image: Image, done: Done) -> list[str]:

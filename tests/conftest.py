@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from florence_daemon.engine.protocol import Answer, Ask, Done, Stages
 
 class FakeEngine:
     """Answers at once, or when told to; notes what it was asked."""
+
+    in_flight = 4
 
     def __init__(self) -> None:
         self.asked: list[tuple[str | bytes, tuple[Ask, ...], bool]] = []
@@ -40,6 +42,15 @@ class FakeEngine:
             self.waiting.append(future)
         else:
             future.set_result(done(asks))
+        return future
+
+
+class AtOnce(Executor):
+    """A pool without threads: what is submitted has ended when `submit` returns."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(fn(*args, **kwargs))
         return future
 
 

@@ -42,6 +42,33 @@ def test_worker_of_one_class_leaves_the_others() -> None:
     assert queue.counts()["folder"] == 1
 
 
+def test_people_and_others_have_as_many_places_each() -> None:
+    queue = JobQueue(10)
+    for kind in (Kind.HTTP, Kind.FOLDER, Kind.BACKFILL) * 2:
+        queue.put(job(kind, kind.name))
+    taken = [queue.claim(0, at_most=lambda: 2) for _ in range(5)]
+    assert [each and each.picture for each in taken] == ["HTTP", "HTTP", "FOLDER", "FOLDER", None]
+    assert taken[3] is not None
+    queue.finish(taken[3])
+    following = queue.claim(0, at_most=lambda: 2)
+    assert following is not None
+    assert following.picture == "BACKFILL"
+
+
+def test_waiting_worker_gets_a_job_when_a_place_comes_free() -> None:
+    queue = JobQueue(10)
+    jobs = [job(Kind.FOLDER, "a"), job(Kind.FOLDER, "b")]
+    for each in jobs:
+        queue.put(each)
+    assert queue.claim(0, at_most=lambda: 1) is jobs[0]
+    taken: list[Job | None] = []
+    thread = threading.Thread(target=lambda: taken.append(queue.claim(30, at_most=lambda: 1)))
+    thread.start()
+    queue.finish(jobs[0])
+    thread.join(10)
+    assert taken == [jobs[1]]
+
+
 def test_waiting_worker_gets_a_job_as_it_comes() -> None:
     queue = JobQueue(10)
     taken: list[Job | None] = []
@@ -104,14 +131,15 @@ def test_image_is_held_until_its_job_ends() -> None:
     assert queue.is_idle()
 
 
-def test_job_put_back_keeps_its_place() -> None:
+def test_jobs_put_back_keep_their_places() -> None:
     queue = JobQueue(1)
-    queue.put(job(Kind.FOLDER, "a"))
-    queue.put(job(Kind.FOLDER, "b"))
-    first = queue.claim(0)
-    assert first is not None
-    queue.put_back(first)
-    assert claimed(queue) == ["a", "b"]
+    for name in "abcd":
+        queue.put(job(Kind.FOLDER, name))
+    taken = [queue.claim(0) for _ in range(3)]
+    for each in (taken[1], taken[0], taken[2]):
+        assert each is not None
+        queue.put_back(each)
+    assert claimed(queue) == ["a", "b", "c", "d"]
 
 
 def test_closed_queue_gives_what_waited_back_and_takes_nothing() -> None:

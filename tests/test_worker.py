@@ -13,7 +13,7 @@ from florence_daemon.folders.ledger import Ledger
 from florence_daemon.folders.settle import stamp_of
 from florence_daemon.queue import Image, Job, JobQueue, Kind
 from florence_daemon.worker import PAUSE_S, FolderIntake, Worker, asks_of, printable
-from tests.conftest import FakeEngine
+from tests.conftest import AtOnce, FakeEngine, done
 
 
 class Setup:
@@ -24,7 +24,14 @@ class Setup:
         self.ledger = Ledger()
         self.now_s = 1000.0
         self.changed: list[str] = []
-        self.worker = Worker(self.queue, engine, self.ledger, on_changed=self.changed.append, clock=lambda: self.now_s)
+        self.worker = Worker(
+            self.queue,
+            engine,
+            self.ledger,
+            on_changed=self.changed.append,
+            clock=lambda: self.now_s,
+            pool=AtOnce(),
+        )
         self.intake = FolderIntake(self.queue, self.ledger)
         self.folder = FolderConfig(path=directory)
         self.image = directory / "a.jpg"
@@ -36,10 +43,15 @@ class Setup:
         assert stamp is not None
         self.intake.submit(self.folder, name, stamp)
 
-    def put(self, kind: Kind) -> Job:
-        job = Job(kind, str(self.image), asks_of(DEFAULT_OUTPUTS), Image(str(self.image), DEFAULT_OUTPUTS, None))
+    def put(self, kind: Kind, name: str = "a.jpg") -> Job:
+        path = str(self.image.with_name(name))
+        job = Job(kind, path, asks_of(DEFAULT_OUTPUTS), Image(path, DEFAULT_OUTPUTS, None))
         self.queue.put(job)
         return job
+
+    def hand_over_all(self) -> None:
+        while self.worker.run_once(0):
+            pass
 
     def reasons(self) -> dict[str, str]:
         return {os.path.basename(failure.path): failure.reason for failure in self.ledger.failures()}
@@ -211,6 +223,68 @@ def test_people_are_urgent_and_folders_are_not(setup: Setup, engine: FakeEngine)
     while setup.worker.run_once(0):
         pass
     assert [urgent for _, _, urgent in engine.asked] == [True, False]
+
+
+def test_engine_gets_as_many_as_keep_it_busy_and_people_get_through(setup: Setup, engine: FakeEngine) -> None:
+    engine.holds_answers = True
+    for number in range(10):
+        setup.put(Kind.BACKFILL, f"{number}.jpg")
+    setup.hand_over_all()
+    assert len(engine.asked) == engine.in_flight
+    setup.queue.put(Job(Kind.HTTP, b"x", asks_of(DEFAULT_OUTPUTS)))
+    setup.hand_over_all()
+    assert [urgent for _, _, urgent in engine.asked] == [*[False] * engine.in_flight, True]
+
+
+def test_folder_waits_for_no_more_of_a_backfill_than_the_engine_holds(setup: Setup, engine: FakeEngine) -> None:
+    engine.holds_answers = True
+    for number in range(10):
+        setup.put(Kind.BACKFILL, f"{number}.jpg")
+    setup.hand_over_all()
+    setup.submit()
+    setup.hand_over_all()
+    assert engine.asked[-1][0] != str(setup.image)
+    engine.waiting[0].set_result(done(engine.asked[0][1]))
+    setup.hand_over_all()
+    assert engine.asked[-1][0] == str(setup.image)
+
+
+def test_job_ends_when_it_is_answered_whichever_came_first(setup: Setup, engine: FakeEngine) -> None:
+    engine.holds_answers = True
+    first, second = setup.put(Kind.BACKFILL, "first.jpg"), setup.put(Kind.BACKFILL, "second.jpg")
+    setup.hand_over_all()
+    engine.waiting[1].set_result(done(second.asks))
+    assert second.future.done()
+    assert not first.future.done()
+    engine.waiting[0].set_exception(PictureError("truncated"))
+    assert isinstance(first.future.exception(0), PictureError)
+    assert setup.queue.is_idle()
+
+
+def test_folder_jobs_that_pause_together_keep_their_order(setup: Setup, engine: FakeEngine) -> None:
+    engine.holds_answers = True
+    names = ["1.jpg", "2.jpg", "3.jpg"]
+    for name in names:
+        setup.put(Kind.FOLDER, name)
+    setup.hand_over_all()
+    for waiting in engine.waiting:
+        waiting.set_exception(CheckpointError("no such model"))
+    setup.now_s += PAUSE_S
+    setup.hand_over_all()
+    assert [os.path.basename(str(picture)) for picture, _, _ in engine.asked] == names * 2
+
+
+def test_stopped_worker_still_ends_what_the_engine_has(setup: Setup, engine: FakeEngine) -> None:
+    engine.holds_answers = True
+    setup.submit()
+    setup.hand_over_all()
+    setup.worker.stop()
+    setup.queue.close()
+    setup.worker.run()
+    assert not setup.queue.wait_until_done(0)
+    engine.waiting[0].set_result(done(engine.asked[0][1]))
+    assert setup.queue.wait_until_done(0)
+    assert setup.image.with_suffix(".txt").exists()
 
 
 def test_any_name_can_be_printed() -> None:

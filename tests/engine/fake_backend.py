@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,12 +87,3 @@ class FakeDecoder:
             return whole
 
         return Continuations(logits, best, np.log(np.exp(logits).sum(axis=1)), all_logits)
-
-
-class AtOnce(Executor):
-    """A pool without threads: what is submitted has ended when `submit` returns."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        future.set_result(fn(*args, **kwargs))
-        return future

@@ -12,7 +12,8 @@ from florence_daemon.engine.batching import Batching
 from florence_daemon.engine.preprocess import Picture
 from florence_daemon.engine.protocol import Answer, Ask, Begun, Done, EngineSettings, Failed, Request
 from florence_daemon.errors import PictureError
-from tests.engine.fake_backend import CHECKPOINT, AtOnce, FakeBackend
+from tests.conftest import AtOnce
+from tests.engine.fake_backend import CHECKPOINT, FakeBackend
 
 
 def picture(colour: int) -> bytes:
