@@ -67,6 +67,8 @@ LAYERS = {
     "daemon": 10,
     "backfill": 11,
     "caption_command": 11,
+    "quantize": 11,
+    "quantize_command": 12,
     "demo": 11,
     "backfill_command": 12,
     "cli": 13,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+import platform
+import re
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from florence_daemon import __version__
 from florence_daemon.engine.agreement import Agreement, objections, summarize
 
 if TYPE_CHECKING:
@@ -68,8 +70,6 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         """The report, with what follows from it, as it is printed and kept."""
         return {
-            "format": FORMAT,
-            "version": __version__,
             "is_good": not self.objections,
             "objections": self.objections,
             **asdict(self),
@@ -81,7 +81,7 @@ def write_report(report: Report, directory: Path) -> Path:
     """Keep a report beside the form that it is about, whole or not at all; return its path."""
     path = directory / FILE_NAME
     unfinished = path.with_suffix(".unfinished")
-    text = json.dumps(report.as_json() | {"form": directory.name}, indent=2)
+    text = json.dumps(report.as_json() | {"circumstances": _circumstances(directory)}, indent=2)
     unfinished.write_text(text + "\n", encoding="utf-8")
     os.replace(unfinished, path)
     return path
@@ -96,26 +96,59 @@ def is_proved(checkpoint: Checkpoint, settings: EngineSettings) -> bool:
     """Tell whether this very checkpoint's int8 form, at this picture size, has been shown to answer as float32 does."""
     if settings.state_dir is None:
         return False
-    from florence_daemon.engine.openvino_export import int8_directory
+    from florence_daemon.engine.openvino_form import int8_directory
 
     directory = int8_directory(Path(settings.state_dir), checkpoint)
     return is_proof(directory, checkpoint.layout.image_side_px)
 
 
 def is_proof(directory: Path, image_size: int) -> bool:
-    """Tell whether a good report about the int8 form in `directory` lies there.
+    """Tell whether a good report about the int8 form in `directory` lies there, and was measured as things are now.
 
-    The directory's name says which checkpoint, size, versions and kind of processor the form is for; a report repeats
-    it, so that one that was copied from elsewhere proves nothing. Its figures are judged anew by today's thresholds.
+    Its figures are judged anew, by today's thresholds.
     """
     path = directory / FILE_NAME
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
-        about = (kept["format"], kept["form"], kept["other"]["precision"], kept["other"]["image_size"])
+        form = (kept["other"]["precision"], kept["other"]["image_size"])
         agreements = [Agreement(**each) for each in kept["agreements"]]
-        return about == (FORMAT, directory.name, "int8", image_size) and not objections(agreements)
+        if (kept["circumstances"], *form) != (_circumstances(directory), "int8", image_size):
+            log.warning("%s was measured otherwise than int8 would run now; repeat florence-daemon quantize", path)
+            return False
+        return not objections(agreements)
     except FileNotFoundError:
         return False
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         log.warning("%s cannot be read, so int8 is not proved: %r; repeat florence-daemon quantize", path, error)
         return False
+
+
+def _circumstances(directory: Path) -> dict[str, Any]:
+    """What must be the same for a report to hold.
+
+    form: the directory's name, which says the checkpoint and the picture's size. openvino, processor: they choose how
+    int8 products are computed, and what is rounded on the way.
+    """
+    return {
+        "format": FORMAT,
+        "form": directory.name,
+        "openvino": _version("openvino"),
+        "processor": _processor(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    """The processor's name, as far as the system tells."""
+    try:
+        told = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return platform.processor()
+    found = re.search(r"^(?:model name|CPU part|cpu model)\s*:\s*(.+)$", told, re.MULTILINE)
+    return found[1] if found else platform.processor()

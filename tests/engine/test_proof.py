@@ -89,10 +89,16 @@ def test_an_unreadable_report_proves_nothing_and_says_so(
     assert "repeat florence-daemon quantize" in caplog.text
 
 
-def test_an_older_format_proves_nothing(form: Path) -> None:
+@pytest.mark.parametrize("changed", ["format", "openvino", "processor"])
+def test_what_was_measured_under_other_circumstances_proves_nothing(
+    form: Path, changed: str, caplog: pytest.LogCaptureFixture
+) -> None:
     path = write_report(REPORT, form)
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 0}))
+    kept = json.loads(path.read_text())
+    kept["circumstances"][changed] = "another"
+    path.write_text(json.dumps(kept))
     assert not is_proof(form, 768)
+    assert "was measured otherwise" in caplog.text
 
 
 def test_a_forgotten_report_is_gone_also_twice(form: Path) -> None:
