@@ -86,7 +86,7 @@ OWNERS = {
     "cattrs": {"config_file"},
     "typer": {"cli"},
     "rich": {"reporting"},
-    "PIL": {"engine.colours", "engine.preprocess", "demo_pictures"},
+    "PIL": {"engine.colours", "engine.jpeg", "engine.preprocess", "demo_pictures"},
     "pillow_heif": {"engine.preprocess"},
     "huggingface_hub": {"engine.checkpoint"},
     "safetensors": {"engine.weights"},
