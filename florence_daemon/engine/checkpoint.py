@@ -17,13 +17,15 @@ from florence_daemon.engine.protocol import Ask
 from florence_daemon.engine.tokenizer import Tokenizer, read_tokenizer
 from florence_daemon.engine.weights import check_weights, read_weights
 from florence_daemon.errors import CheckpointError, PromptError
-from florence_daemon.tasks import Task, fed_text, find_task
+from florence_daemon.tasks import TASKS, Task, fed_text, find_task
 
 if TYPE_CHECKING:
     import torch
 
 DEMO = "demo"
 DEMO_DIRECTORY = Path(__file__).parent.parent / "demo_model"
+
+_DOZEN_WORDS = "a woman with a red umbrella walks her dog along the river"
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}", re.ASCII)
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*", re.ASCII)
@@ -112,18 +114,29 @@ def download(model: str, revision: str | None = None) -> Path:
     return directory
 
 
-def open_checkpoint(directory: Path) -> Checkpoint:
+def open_checkpoint(directory: Path, image_size: int | None = None) -> Checkpoint:
     """Read a checkpoint's configuration, tokenizer and search defaults.
 
+    image_size: the side in pixels that pictures are resized to; None takes the checkpoint's own.
+
     Raises:
-        CheckpointError: a file is missing, broken, or of another kind of model; file and field are named.
+        CheckpointError: a file is missing, broken, or of another kind of model, and file and field are named; or the
+            network cannot read pictures of that size.
     """
     if not (directory / "config.json").is_file():
         raise CheckpointError(f"{directory} is no checkpoint: it has no config.json")
     layout = read_layout(directory)
     tokenizer = read_tokenizer(directory, layout.vocab_size)
+    if image_size not in (None, layout.image_side_px):
+        layout = layout.with_side(image_size, longest_prompt(tokenizer))
     search = read_search_defaults(directory, layout, tokenizer.special_ids)
     return Checkpoint(directory, layout, tokenizer, search)
+
+
+def longest_prompt(tokenizer: Tokenizer) -> int:
+    """Count the tokens of the longest prompt there is, a region or a dozen words put in where a task wants them."""
+    texts = {"nothing": None, "region": "<loc_999>" * 4}
+    return max(len(tokenizer.encode(fed_text(task, texts.get(task.needs, _DOZEN_WORDS)))) for task in TASKS)
 
 
 def verify(directory: Path) -> None:

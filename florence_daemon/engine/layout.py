@@ -6,8 +6,8 @@ PromptGen and nearly every fine-tune: the same network under other names, with a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import prod
+from dataclasses import dataclass, replace
+from math import isqrt, prod
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +38,37 @@ class Layout:
     image_side_px: int
 
     @property
+    def stride_px(self) -> int:
+        """Side of the square of pixels that becomes one token."""
+        return prod(self.vision["patch_stride"])
+
+    @property
     def image_tokens(self) -> int:
         """Tokens that stand for a picture: one to each patch, and their mean before them."""
-        stride: int = prod(self.vision["patch_stride"])
-        return (self.image_side_px // stride) ** 2 + 1
+        return (self.image_side_px // self.stride_px) ** 2 + 1
 
     @property
     def max_positions(self) -> int:
         return int(self.text["max_position_embeddings"])
+
+    def with_side(self, side_px: int, prompt_tokens: int) -> Layout:
+        """Give the layout for pictures of another side. prompt_tokens: what must fit beside the picture's.
+
+        The convolutions take any multiple of the stride, and smaller pictures use the first rows and columns of the
+        position table, as they are.
+
+        Raises:
+            CheckpointError: this network cannot read such pictures; the message names the sides that it can.
+        """
+        rows = min(self.vision["max_position_embeddings"], isqrt(max(self.max_positions - prompt_tokens - 1, 0)))
+        if side_px % self.stride_px or not 1 <= side_px // self.stride_px <= rows:
+            raise CheckpointError(
+                f"model.image_size is {side_px}; this model takes a multiple of {self.stride_px} from {self.stride_px} "
+                f"to {rows * self.stride_px} pixels: its position tables have {self.vision['max_position_embeddings']} "
+                f"rows for pictures, and {self.max_positions} for a picture and {prompt_tokens} tokens of a prompt. "
+                f"Leave it out for {self.image_side_px}, which the model was made for"
+            )
+        return replace(self, image_side_px=side_px)
 
 
 @dataclass(frozen=True)
