@@ -1,13 +1,13 @@
 """How Florence-2 reads and writes, in torch: BART's encoder over picture and prompt, its decoder a token at a time.
 
-Modules are named as the native layout names their weights. Shapes: B pictures, T tokens of text, S of picture and text,
-D the width, R rows that are decoded: B × beams.
+Modules are named as the native layout names their weights, but for products that are made at once: `fused_names` of
+`model.py`. Shapes: B pictures, T tokens of text, S of picture and text, D the width, d that of a head; Q questions that
+are decoded with W beams each, R = Q × W rows.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -18,24 +18,39 @@ from florence_daemon.engine.davit import ACTIVATIONS
 POSITION_OFFSET = 2
 
 
-class Attention(nn.Module):
-    """BART's attention: the projections, and what is done with them."""
+class SelfAttention(nn.Module):
+    """Attention among tokens; queries, keys and values are one product."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.qkv_proj = nn.Linear(width, 3 * width)
+        self.out_proj = nn.Linear(width, width)
+        self._heads = heads
+
+    def project(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, D) to queries, keys and values, each (B, heads, T, d)."""
+        query, key, value = self.qkv_proj(tokens).unflatten(-1, (3, self._heads, -1)).permute(2, 0, 3, 1, 4)
+        return query, key, value
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, heads, T, d) to (B, T, D). mask: (B, 1, 1, T), true where a token may be seen; None, everywhere."""
+        seen = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return self.out_proj(seen.transpose(1, 2).flatten(2))
+
+
+class CrossAttention(nn.Module):
+    """Attention to picture and prompt; their keys and values come from `Decoder.remember`."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.q_proj = nn.Linear(width, width)
-        self.k_proj = nn.Linear(width, width)
-        self.v_proj = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
         self._heads = heads
 
-    def heads_of(self, tokens: Tensor) -> Tensor:
-        """(B, T, D) to (B, heads, T, D / heads)."""
-        return tokens.unflatten(-1, (self._heads, -1)).transpose(1, 2)
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """All (B, heads, T, D / heads); mask (B, 1, 1, T) is true where a token may be seen. Gives (B, T, D)."""
-        seen = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    def forward(self, tokens: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        """Let a question's beams be queries of one attention. tokens: (Q, W, D); keys, values: (Q, heads, S, d)."""
+        query = self.q_proj(tokens).unflatten(-1, (self._heads, -1)).transpose(1, 2)
+        seen = functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
         return self.out_proj(seen.transpose(1, 2).flatten(2))
 
 
@@ -45,7 +60,7 @@ class EncoderLayer(nn.Module):
     def __init__(self, text: dict[str, Any]) -> None:
         super().__init__()
         width = text["d_model"]
-        self.self_attn = Attention(width, text["encoder_attention_heads"])
+        self.self_attn = SelfAttention(width, text["encoder_attention_heads"])
         self.self_attn_layer_norm = nn.LayerNorm(width)
         self.fc1 = nn.Linear(width, text["encoder_ffn_dim"])
         self.fc2 = nn.Linear(text["encoder_ffn_dim"], width)
@@ -53,53 +68,29 @@ class EncoderLayer(nn.Module):
         self._activate = ACTIVATIONS[text["activation_function"]]
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        attention = self.self_attn
-        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-        query, key, value = (attention.heads_of(projection(tokens)) for projection in projections)
-        tokens = self.self_attn_layer_norm(tokens + attention.attend(query, key, value, mask))
+        attended = self.self_attn.attend(*self.self_attn.project(tokens), mask)
+        tokens = self.self_attn_layer_norm(tokens + attended)
         return self.final_layer_norm(tokens + self.fc2(self._activate(self.fc1(tokens))))
 
 
-@dataclass
-class Memory:
-    """What the decoder sees of pictures and prompts: each layer's keys and values, computed once, shared by all beams.
+class Written(Protocol):
+    """What the rows have written so far. mask: (R, 1, 1, T), true where a row's own tokens are; None: everywhere."""
 
-    keys, values: per layer (B, heads, S, D / heads). mask: (B, 1, 1, S), true where there is a token; None: everywhere.
-    """
-
-    keys: list[Tensor]
-    values: list[Tensor]
     mask: Tensor | None
 
-    def select(self, pictures: list[int]) -> Memory:
-        """Keep some of the B, in this order."""
-        mask = None if self.mask is None else self.mask[pictures]
-        return Memory([key[pictures] for key in self.keys], [value[pictures] for value in self.values], mask)
+    def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Add each row's new token, (R, heads, 1, d); gives all that a layer has now, (R, heads, T, d)."""
 
 
-@dataclass
-class Cache:
-    """What the decoder has written: keys and values of all layers, (layers, R, heads, room, D / heads)."""
+class Memory(NamedTuple):
+    """What is seen of pictures and prompts, computed once and shared by a question's beams.
+
+    keys, values: (layers, Q, heads, S, d). mask: (Q, 1, 1, S), true where there is a token; None: everywhere.
+    """
 
     keys: Tensor
     values: Tensor
-
-    def reorder(self, rows: list[int], written: int) -> None:
-        """Let row r go on from what row `rows[r]` has written so far; fewer rows than before drop the others."""
-        if rows == list(range(self.keys.shape[1])):
-            return
-        if len(rows) < self.keys.shape[1]:
-            self.keys, self.values = self.keys[:, rows], self.values[:, rows]
-            return
-        for table in (self.keys, self.values):
-            table[:, :, :, :written] = table[:, rows, :, :written]
-
-    def make_room(self, needed: int) -> None:
-        """Double the room when `needed` tokens do not fit: most answers are short, and the longest costs much more."""
-        room = self.keys.shape[3]
-        if needed > room:
-            more = max(room, needed - room)
-            self.keys, self.values = (functional.pad(table, (0, 0, 0, more)) for table in (self.keys, self.values))
+    mask: Tensor | None
 
 
 class DecoderLayer(nn.Module):
@@ -108,34 +99,24 @@ class DecoderLayer(nn.Module):
     def __init__(self, text: dict[str, Any]) -> None:
         super().__init__()
         width, heads = text["d_model"], text["decoder_attention_heads"]
-        self.self_attn = Attention(width, heads)
+        self.self_attn = SelfAttention(width, heads)
         self.self_attn_layer_norm = nn.LayerNorm(width)
-        self.encoder_attn = Attention(width, heads)
+        self.encoder_attn = CrossAttention(width, heads)
         self.encoder_attn_layer_norm = nn.LayerNorm(width)
         self.fc1 = nn.Linear(width, text["decoder_ffn_dim"])
         self.fc2 = nn.Linear(text["decoder_ffn_dim"], width)
         self.final_layer_norm = nn.LayerNorm(width)
         self._activate = ACTIVATIONS[text["activation_function"]]
 
-    def forward(
-        self, tokens: Tensor, own: tuple[Tensor, Tensor], at: int, seen: tuple[Tensor, Tensor], mask: Tensor | None
-    ) -> Tensor:
-        """tokens: (R, 1, D). own: keys and values (R, heads, room, d), of which `at` tokens are written."""
-        attention = self.self_attn
-        query = attention.heads_of(attention.q_proj(tokens))
-        for table, projection in zip(own, (attention.k_proj, attention.v_proj), strict=True):
-            table[:, :, at : at + 1] = attention.heads_of(projection(tokens))
-        keys, values = (table[:, :, : at + 1] for table in own)
-        tokens = self.self_attn_layer_norm(tokens + attention.attend(query, keys, values, None))
-        tokens = self.encoder_attn_layer_norm(tokens + self._look(tokens, seen, mask))
+    def forward(self, tokens: Tensor, layer: int, written: Written, memory: Memory) -> Tensor:
+        """tokens: (Q, W, D), the last one of each row. layer: the number of this one."""
+        query, key, value = self.self_attn.project(tokens.flatten(0, 1).unsqueeze(1))
+        keys, values = written.extend(layer, key, value)
+        own = self.self_attn.attend(query, keys, values, written.mask).view_as(tokens)
+        tokens = self.self_attn_layer_norm(tokens + own)
+        seen = self.encoder_attn(tokens, memory.keys[layer], memory.values[layer], memory.mask)
+        tokens = self.encoder_attn_layer_norm(tokens + seen)
         return self.final_layer_norm(tokens + self.fc2(self._activate(self.fc1(tokens))))
-
-    def _look(self, tokens: Tensor, seen: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
-        """Attend to picture and prompt. The beams of one picture are queries of one attention: (B, beams, D)."""
-        pictures = seen[0].shape[0]
-        beams = tokens.view(pictures, -1, tokens.shape[-1])
-        query = self.encoder_attn.heads_of(self.encoder_attn.q_proj(beams))
-        return self.encoder_attn.attend(query, seen[0], seen[1], mask).view_as(tokens)
 
 
 class Encoder(nn.Module):
@@ -148,7 +129,7 @@ class Encoder(nn.Module):
         self.layernorm_embedding = nn.LayerNorm(width)
         self.layers = nn.ModuleList(EncoderLayer(text) for _ in range(text["encoder_layers"]))
 
-    def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         positions = self.embed_positions.weight[POSITION_OFFSET : POSITION_OFFSET + tokens.shape[1]]
         tokens = self.layernorm_embedding(tokens + positions)
         for layer in self.layers:
@@ -157,7 +138,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Writes one token at a time."""
+    """Writes one token at a time, of answers of any ages."""
 
     def __init__(self, text: dict[str, Any]) -> None:
         super().__init__()
@@ -165,11 +146,20 @@ class Decoder(nn.Module):
         self.embed_positions = nn.Embedding(text["max_position_embeddings"] + POSITION_OFFSET, width)
         self.layernorm_embedding = nn.LayerNorm(width)
         self.layers = nn.ModuleList(DecoderLayer(text) for _ in range(text["decoder_layers"]))
+        # The keys and values of every layer's CrossAttention, in one product.
+        self.memory_proj = nn.Linear(width, len(self.layers) * 2 * width)
+        self._heads = text["decoder_attention_heads"]
 
-    def forward(self, embedded: Tensor, cache: Cache, at: int, memory: Memory) -> Tensor:
-        """embedded: (R, 1, D), the tokens at position `at`; (R, 1, D)."""
-        tokens = self.layernorm_embedding(embedded + self.embed_positions.weight[POSITION_OFFSET + at])
+    def remember(self, encoded: Tensor) -> Memory:
+        """What the encoder read, (B, S, D), as the layers' keys and values."""
+        parts = self.memory_proj(encoded).unflatten(-1, (len(self.layers), 2, self._heads, -1))
+        keys, values = parts.permute(3, 2, 0, 4, 1, 5)
+        return Memory(keys, values, None)
+
+    def forward(self, embedded: Tensor, ages: Tensor, written: Written, memory: Memory) -> Tensor:
+        """embedded: (Q, W, D), each row's last token. ages: (Q,), the tokens before it. Gives (Q, W, D)."""
+        positions = self.embed_positions(ages + POSITION_OFFSET).unsqueeze(1)
+        tokens = self.layernorm_embedding(embedded + positions)
         for number, layer in enumerate(self.layers):
-            own = (cache.keys[number], cache.values[number])
-            tokens = layer(tokens, own, at, (memory.keys[number], memory.values[number]), memory.mask)
+            tokens = layer(tokens, number, written, memory)
         return tokens

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,13 +42,15 @@ class Checkpoint:
     tokenizer: Tokenizer
     search: SearchDefaults
 
-    def read_weights(self, dtype: torch.dtype, device: str) -> dict[str, torch.Tensor]:
-        """Read the weights under native names.
+    def read_weights(
+        self, dtype: torch.dtype, device: str, joined: Mapping[str, Sequence[str]] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Read the weights under native names; see `weights.read_weights`.
 
         Raises:
             CheckpointError: a tensor is unknown, missing or misshapen, or a file is broken.
         """
-        return read_weights(self.directory, self.layout, dtype, device)
+        return read_weights(self.directory, self.layout, dtype, device, joined)
 
     def encode_prompt(self, ask: Ask) -> tuple[Task, list[int]]:
         """Write out what an ask feeds to the model, as token ids.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,11 @@ if TYPE_CHECKING:
     import torch
 
 _LISTED = 10
-_FLOATS = ("F16", "BF16", "F32", "F64", "float16", "bfloat16", "float32", "float64")
+# What safetensors calls torch's types.
+_DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+_FLOATS = (*_DTYPES, *_DTYPES.values())
+# Numbers that are read before the map is closed and opened anew: 64 MiB of float32.
+_PORTION = 2**24
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,10 @@ class _Stored:
     shape: Shape
     dtype: str
 
+    def has(self, dtype: torch.dtype) -> bool:
+        """Whether it is of this dtype."""
+        return _DTYPES.get(self.dtype, self.dtype) == str(dtype).removeprefix("torch.")
+
 
 def check_weights(directory: Path, layout: Layout) -> None:
     """Check that a checkpoint has every tensor of its network and no other, without reading them.
@@ -52,10 +60,14 @@ def check_weights(directory: Path, layout: Layout) -> None:
     _plan(directory, layout)
 
 
-def read_weights(directory: Path, layout: Layout, dtype: torch.dtype, device: str) -> dict[str, torch.Tensor]:
-    """Read all weights under native names, one tensor at a time, as dtype on device.
+def read_weights(
+    directory: Path, layout: Layout, dtype: torch.dtype, device: str, joined: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, torch.Tensor]:
+    """Read all weights under native names, as dtype on device.
 
-    The embedding has the row of `<image>` also where the file lacks it. Its tied copies are left out.
+    On a CPU, what has this dtype in the file stays a view of the file's memory map: read when it is used, never to be
+    written to. All else is copied once, to where it stays. The embedding has the row of `<image>` also where the file
+    lacks it. Its tied copies are left out. joined: tensors that become one, along their first dimension, by its name.
 
     Raises:
         CheckpointError: as `check_weights`.
@@ -63,18 +75,58 @@ def read_weights(directory: Path, layout: Layout, dtype: torch.dtype, device: st
     import torch
 
     plan = _plan(directory, layout)
+    shapes = expected_shapes(layout)
+    parts = {part for names in (joined or {}).values() for part in names}
+    made = dict(joined or {}) | {name: [name] for name in plan if name not in parts}
     state: dict[str, torch.Tensor] = {}
-    for file in sorted({stored.file for stored in plan.values()}):
-        wanted = {name: stored for name, stored in plan.items() if stored.file == file}
-        for name, tensor in _read_file(file, wanted).items():
-            state[name] = tensor.to(device=device, dtype=dtype, copy=True)
+    places: dict[str, torch.Tensor] = {}  # of what is copied
+    for name, names in made.items():
+        is_changed = layout.is_original and name in (TRANSPOSED, SHARED_EMBEDDING)
+        if device == "cpu" and names == [name] and not is_changed and plan[name].has(dtype):
+            continue
+        rows = [shapes[part][0] for part in names]
+        image_row = 1 if is_changed and name == SHARED_EMBEDDING else 0
+        state[name] = torch.zeros((sum(rows) + image_row, *shapes[names[0]][1:]), dtype=dtype, device=device)
+        places |= zip(names, state[name][: sum(rows)].split(rows), strict=True)
     if layout.is_original:
-        state[TRANSPOSED] = state[TRANSPOSED].T.contiguous()
-        rows = state[SHARED_EMBEDDING]
-        state[SHARED_EMBEDDING] = torch.cat([rows, rows.new_zeros(1, rows.shape[1])])
+        places[TRANSPOSED] = places[TRANSPOSED].T
+    _copy(plan, places)
+    state |= _views({name: stored for name, stored in plan.items() if name not in places})
     if COSINE_TABLE not in state:
-        state[COSINE_TABLE] = _cosine_table(*expected_shapes(layout)[COSINE_TABLE]).to(device=device, dtype=dtype)
+        state[COSINE_TABLE] = _cosine_table(*shapes[COSINE_TABLE]).to(device=device, dtype=dtype)
     return state
+
+
+def _copy(plan: Mapping[str, _Stored], places: Mapping[str, torch.Tensor]) -> None:
+    """Read tensors to their places, some at a time: what was read of a map counts as memory until the map is closed."""
+    for file in _files(plan):
+        wanted = {name: plan[name] for name in places if plan[name].file == file}
+        for some in _portions(wanted) if _is_mapped(file) else [wanted]:
+            for name, tensor in _read_file(file, some).items():
+                places[name].copy_(tensor)
+
+
+def _views(wanted: Mapping[str, _Stored]) -> dict[str, torch.Tensor]:
+    """Map files and give their tensors unread."""
+    return {
+        name: tensor
+        for file in _files(wanted)
+        for name, tensor in _read_file(file, {n: stored for n, stored in wanted.items() if stored.file == file}).items()
+    }
+
+
+def _files(plan: Mapping[str, _Stored]) -> list[Path]:
+    return sorted({stored.file for stored in plan.values()})
+
+
+def _portions(wanted: Mapping[str, _Stored]) -> Iterator[dict[str, _Stored]]:
+    portion: dict[str, _Stored] = {}
+    for name, stored in wanted.items():
+        portion[name] = stored
+        if sum(math.prod(each.shape) for each in portion.values()) >= _PORTION:
+            yield portion
+            portion = {}
+    yield portion
 
 
 def _plan(directory: Path, layout: Layout) -> dict[str, _Stored]:
@@ -147,7 +199,7 @@ def _describe(file: Path) -> list[_Stored]:
 
 
 def _read_file(file: Path, wanted: Mapping[str, _Stored]) -> dict[str, torch.Tensor]:
-    """Map the file and give its tensors unread; they are read as each is copied."""
+    """Map the file and give its tensors unread; they are read as each is used."""
     if file.suffix == ".bin":
         tensors = _unpickle(file)
         return {name: tensors[stored.name] for name, stored in wanted.items()}
@@ -160,13 +212,17 @@ def _read_file(file: Path, wanted: Mapping[str, _Stored]) -> dict[str, torch.Ten
         raise CheckpointError(f"{file} cannot be read: {error}") from error
 
 
+def _is_mapped(file: Path) -> bool:
+    """Whether a file can be mapped into memory: of torch's own only the zip form, its since 1.6."""
+    return file.suffix != ".bin" or zipfile.is_zipfile(file)
+
+
 def _unpickle(file: Path) -> dict[str, torch.Tensor]:
     """Open a pickled state dict with torch's restricted reader, which builds tensors and runs nothing else."""
     import torch
 
     try:
-        # Only the zip form, torch's since 1.6, can be mapped into memory.
-        content: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        content: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=_is_mapped(file))
     except Exception as error:  # A pickle that was made to do harm, or is cut off, fails in any way at all.
         reason = str(error).strip().split("\n", 1)[0]
         raise CheckpointError(f"{file} is not a whole file of weights and nothing but weights ({reason})") from error

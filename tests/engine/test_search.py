@@ -17,11 +17,14 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from florence_daemon.engine.decoder import LIKELIEST, Continuations
 from florence_daemon.engine.layout import Layout
-from florence_daemon.engine.model import Florence2, native_to_ours
+from florence_daemon.engine.model import Florence2, fused_names, native_to_ours
+from florence_daemon.engine.names import TIED_TO_SHARED
+from florence_daemon.engine.runners import Eager
 from florence_daemon.engine.search import NEVER, Search, SearchSettings, repeating_ids, token_chances
-from florence_daemon.engine.torch_backend import search_all
+from florence_daemon.engine.torch_decoder import TorchDecoder
 from florence_daemon.engine.transformers_backend import empty_network
 from florence_daemon.errors import EngineError, PromptError
+from tests.engine.decoding import Asked, decode
 
 PAD, START, END = 1, 2, 2
 ENTRIES = 40
@@ -74,10 +77,17 @@ def twins(seed: int) -> tuple[Any, Florence2]:
     theirs.lm_head.register_forward_hook(_never_the_image)
     theirs.generation_config = GenerationConfig()  # what it takes from BART's defaults would add to the test's settings
     ours = Florence2(layout).eval().requires_grad_(False)
-    known = ours.state_dict()
-    state = {native_to_ours(name): value for name, value in theirs.state_dict().items()}
-    ours.load_state_dict({name: value for name, value in state.items() if name in known}, strict=True)
+    ours.load_state_dict(our_state(theirs.state_dict(), layout), strict=True)
     return theirs, ours
+
+
+def our_state(state: dict[str, torch.Tensor], layout: Layout) -> dict[str, torch.Tensor]:
+    """The same weights under our names, as `read_weights` gives them."""
+    joined = fused_names(layout)
+    parts = {part for names in joined.values() for part in names} | set(TIED_TO_SHARED)
+    left = {name: tensor for name, tensor in state.items() if name not in parts}
+    fused = {name: torch.cat([state[part] for part in names]) for name, names in joined.items()}
+    return {native_to_ours(name): tensor for name, tensor in (left | fused).items()}
 
 
 def _never_the_image(_: Any, __: Any, logits: torch.Tensor) -> torch.Tensor:
@@ -129,14 +139,14 @@ def generate_theirs(network: Any, features: torch.Tensor, prompt: list[int], set
     return ids
 
 
-def generate_ours(
-    network: Florence2, features: torch.Tensor, prompts: list[list[int]], settings: SearchSettings
-) -> list[list[int]]:
-    longest = max(map(len, prompts))
-    padded = torch.tensor([ids + [PAD] * (longest - len(ids)) for ids in prompts])
-    mask = torch.arange(longest) < torch.tensor([[len(ids)] for ids in prompts])
-    memory = network.read(features, padded, mask)
-    return search_all(network, memory, [Search(settings) for _ in prompts], never_id=ENTRIES)
+def new_decoder(network: Florence2, *, is_static: bool = False) -> TorchDecoder:
+    layout = small_layout(width=16, layers=len(network.decoder.layers))
+    return TorchDecoder(network, layout, Eager(), is_static=is_static)
+
+
+def random_question(chance: random.Random, joins_at: int = 0) -> Asked:
+    prompt = [chance.randrange(3, ENTRIES) for _ in range(chance.randint(1, 6))]
+    return Asked(torch.randn(IMAGE_TOKENS, 16), prompt, random_settings(chance), joins_at)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -145,15 +155,58 @@ def test_sequences_are_those_of_transformers(seed: int) -> None:
     theirs, ours = twins(seed)
     with torch.inference_mode():
         for _ in range(15):
-            settings = random_settings(chance)
-            prompts = [[chance.randrange(3, ENTRIES) for _ in range(chance.randint(1, 6))] for _ in range(3)]
-            features = torch.randn(3, IMAGE_TOKENS, 16)
-            expected = [
-                generate_theirs(theirs, features[n : n + 1], prompt, settings) for n, prompt in enumerate(prompts)
-            ]
-            alone = [generate_ours(ours, features[n : n + 1], [p], settings)[0] for n, p in enumerate(prompts)]
-            assert alone == expected, settings
-            assert generate_ours(ours, features, prompts, settings) == expected, settings
+            asked = random_question(chance)
+            expected = generate_theirs(theirs, asked.features[None], list(asked.prompt), asked.settings)
+            assert decode(new_decoder(ours), [asked]) == [expected], asked.settings
+
+
+@pytest.mark.parametrize("is_static", [False, True])
+@pytest.mark.parametrize("seed", range(6))
+def test_answer_is_the_same_alone_and_among_others_that_come_and_go(seed: int, is_static: bool) -> None:
+    chance = random.Random(100 + seed)
+    _, ours = twins(seed)
+    asked = [random_question(chance, joins_at=chance.choice([0, 0, 3, 7, 20, 60])) for _ in range(17)]
+    alone = [decode(new_decoder(ours), [replace(each, joins_at=0)])[0] for each in asked]
+    assert decode(new_decoder(ours, is_static=is_static), asked) == alone
+
+
+def test_decoder_can_be_used_again_when_all_have_left() -> None:
+    _, ours = twins(1)
+    chance = random.Random(1)
+    first, second = random_question(chance), random_question(chance)
+    decoder = new_decoder(ours)
+    before = decode(decoder, [first, second])
+    assert decode(decoder, [second, first]) == before[::-1]
+
+
+def test_question_that_leaves_early_does_not_change_the_others() -> None:
+    _, ours = twins(2)
+    chance = random.Random(2)
+    asked = [random_question(chance) for _ in range(4)]
+    decoder, fewer = new_decoder(ours), new_decoder(ours)
+    for each in asked:
+        decoder.join(each.features, each.prompt, 1)
+    for each in (asked[1], asked[3]):
+        fewer.join(each.features, each.prompt, 1)
+    decoder.step([0] * 4, [START] * 4)
+    fewer.step([0] * 2, [START] * 2)
+    decoder.leave([0, 2])
+    offers, expected = (each.step([0, 0], [7, 8]) for each in (decoder, fewer))
+    np.testing.assert_allclose(offers.logits, expected.logits, atol=1e-5)
+    np.testing.assert_allclose(offers.all_logits([1, 0]), expected.all_logits([1, 0]), atol=1e-5)
+    assert np.isneginf(offers.all_logits([0])[0, ENTRIES])
+
+
+def test_offers_are_what_all_logits_say() -> None:
+    _, ours = twins(4)
+    decoder = new_decoder(ours)
+    each = random_question(random.Random(4))
+    decoder.join(each.features, each.prompt, 2)
+    offers = decoder.step([0, 1], [START, 9])
+    whole = offers.all_logits([0, 1])
+    assert offers.logits.shape == (2, LIKELIEST)
+    np.testing.assert_array_equal(np.take_along_axis(whole, offers.ids, axis=1), offers.logits)
+    np.testing.assert_allclose(offers.log_norm, np.log(np.exp(whole.astype(np.float64)).sum(axis=1)), rtol=1e-6)
 
 
 def test_vision_is_that_of_transformers_at_any_size() -> None:
