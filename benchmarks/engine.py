@@ -41,7 +41,8 @@ def main() -> None:
     else:
         result = run(_plan(arguments), arguments.sizes, arguments.contenders, arguments.cache)
     name = _name(result.plan)
-    report = write_report(result, f"{name}.svg")
+    notes = Path(__file__).with_name(f"{name}-notes.md")
+    report = write_report(result, f"{name}.svg", notes.read_text(encoding="utf-8") if notes.exists() else "")
     print(report)
     if arguments.write:
         (DOCS / f"{name}.md").write_text(report, encoding="utf-8")

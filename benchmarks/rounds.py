@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.checkpoints import make_checkpoint
@@ -19,6 +20,7 @@ from benchmarks.results import Kind, Plan, Row, SizeResult
 from florence_daemon.engine.checkpoint import open_checkpoint
 from florence_daemon.engine.protocol import Ask
 
+CALIBRATED = 8  # photographs that int8 is fitted to
 SETTLE_S = 2.0  # before a process that has nothing to do is looked at
 CHECKED_PX = (1024, 768)  # too small for a JPEG to be read at a reduced scale, so that every contender sees the same
 
@@ -80,11 +82,26 @@ class Race:
             for letter in [letter for letter, row in self.rows.items() if row.unable is None]:
                 self._progress.say(f"{letter} starts, {turn} of {self._plan.rounds}")
                 try:
+                    if turn == 0:
+                        self._prepare(letter)
                     self._start(letter, is_measured=turn > 0)
                 except UnableError as error:
                     self._give_up(letter, error)
                 if turn < self._plan.rounds and letter in self._running:
                     self._running.pop(letter).close()
+
+    def _prepare(self, letter: str) -> None:
+        """See that what a contender needs is there. Raises: UnableError."""
+        order = self._orders[letter]
+        if order.engine != "openvino":
+            return
+        if find_spec("openvino") is None:
+            raise UnableError("OpenVINO is not installed")
+        if order.precision == "int8":
+            samples = map(str, self._pictures.backfill[:CALIBRATED])
+            command = [sys.executable, "-m", "benchmarks.calibration", order.checkpoint, order.state_dir, *samples]
+            if subprocess.run(command, check=False).returncode != 0:
+                raise UnableError("calibrating it failed")
 
     def _start(self, letter: str, is_measured: bool) -> None:
         began_s = time.perf_counter()

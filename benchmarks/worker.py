@@ -6,7 +6,6 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 from benchmarks.contender import Answered, Job, Order, Ready, Unable, receive, send
@@ -68,29 +67,19 @@ class Ours:
             offline=True,
             state_dir=order.state_dir,
         )
-        self._backend: Any = open_backend(settings)
+        self._backend: Any = open_backend(settings)  # a Batching, whatever is ordered but transformers
         self.device, self.precision = self._backend.device, self._backend.precision
 
     def answer(self, job: Job) -> Answered:
+        """A backfill goes in as a whole; else each picture waits for the one before it."""
         from florence_daemon.engine.protocol import Ask
 
         asks = [Ask(prompt) for prompt in job.prompts]
-        found = self._answer_together(job.pictures, asks) if job.is_backfill else self._answer_each(job.pictures, asks)
+        handed_in = [list(job.pictures)] if job.is_backfill else [[picture] for picture in job.pictures]
+        found = [answered for pictures in handed_in for answered in self._backend.answer_all(pictures, asks)]
         answers = tuple(tuple(str(answer.result) for answer in of_one) for of_one, _ in found)
         stages = [stages for _, stages in found]
         return Answered(0.0, answers, sum(each.vision_s for each in stages), sum(each.text_s for each in stages))
-
-    def _answer_together(self, pictures: Sequence[str], asks: Sequence[Any]) -> list[Any]:
-        if not hasattr(self._backend, "answer_all"):
-            return self._answer_each(pictures, asks)
-        return list(self._backend.answer_all(pictures, asks))
-
-    def _answer_each(self, pictures: Sequence[str], asks: Sequence[Any]) -> list[Any]:
-        from florence_daemon.engine.preprocess import read_picture
-
-        if not hasattr(self._backend, "answer_all"):
-            return [self._backend.answer(read_picture(picture), asks) for picture in pictures]
-        return [self._backend.answer_all([picture], asks)[0] for picture in pictures]
 
 
 if __name__ == "__main__":
