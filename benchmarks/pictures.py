@@ -1,11 +1,12 @@
 """Measure what reading a photograph costs, in full and reduced, and how far the pixels are apart.
 
-    python -m benchmarks.pictures [--side 768] [--runs 3]
+    python -m benchmarks.pictures [--side 768] [--photographs 4] [--runs 2]
 
 For each size: what a full decode, `read_picture` and `fast_decode` take up to the finished pixels, the median over
 photographs (scikit-image's, enlarged, with a camera's grain: soft) and over the same ones shrunk and put side by side,
-which are sharper than any camera's; the mean difference from the full decode in steps of 255, its median and its largest over the pictures,
-and the largest of any one value. "Held up" is how long another thread waited for the interpreter meanwhile, at most.
+which are sharper than any camera's; the mean difference from the full decode in steps of 255, its median and its
+largest over the pictures, and the largest of any one value. "Held up" is how long another thread waited to run
+meanwhile, at most.
 """
 
 from __future__ import annotations
