@@ -1,26 +1,41 @@
-"""What every way of running Florence-2 offers, and the choice among them: device, precision, checkpoint."""
+"""The choice among the ways to run Florence-2: device, engine, precision, checkpoint; and its loop."""
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from pathlib import Path
+from typing import Any, Protocol, cast
 
-from florence_daemon.engine.checkpoint import find, open_checkpoint
+from florence_daemon.engine import decoder
+from florence_daemon.engine.batching import Batching
+from florence_daemon.engine.checkpoint import Checkpoint, find, open_checkpoint
+from florence_daemon.engine.memory import USUAL_TOKENS, choose_batch, free_ram_bytes
+from florence_daemon.engine.one_by_one import OneByOne
 from florence_daemon.engine.preprocess import Picture
-from florence_daemon.engine.protocol import Answer, Ask, EngineSettings, Stages
+from florence_daemon.engine.proof import is_proved
+from florence_daemon.engine.protocol import Answer, Ask, EngineSettings, Request, Stages
+from florence_daemon.engine.work import Reply
 from florence_daemon.errors import EngineError
 
-if TYPE_CHECKING:
-    import torch
+log = logging.getLogger(__name__)
 
-PRECISIONS = ("auto", "float32", "float16", "bfloat16")
+PRECISIONS = {
+    "torch": ("float32", "float16", "bfloat16"),
+    "transformers": ("float32", "float16", "bfloat16"),
+    "openvino": ("float32", "int8"),
+}
+INSTALL_OPENVINO = "pip install 'florence-daemon[openvino]'"
+# One of these is there when Linux has a driver for a GPU that torch can use: NVIDIA, AMD, and either under WSL.
+GPU_DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 
 
 class Backend(Protocol):
-    """A loaded model. device: where it runs, `cpu` or `cuda:0`; precision: `float32`, `float16` or `bfloat16`."""
+    """A loaded model. device: where it runs, `cpu` or `cuda:0`; precision: `float32`, `float16`, `bfloat16`, `int8`."""
 
     device: str
     precision: str
@@ -28,33 +43,72 @@ class Backend(Protocol):
     def answer(self, picture: Picture, asks: Sequence[Ask]) -> tuple[list[Answer], Stages]:
         """Answer all asks about a picture, in their order; its vision part runs once.
 
-        Stages.decode_s is left at 0, for whoever read the picture to fill in.
-
         Raises:
             PromptError: an ask is no task, lacks its text, or its text is longer than the model can read.
         """
 
 
+class Loop(Protocol):
+    """Answers requests with a loaded model. in_flight: how many of them at once keep it busy."""
+
+    device: str
+
+    @property
+    def in_flight(self) -> int: ...
+
+    def put(self, request: Request, reply: Reply) -> None:
+        """Take a request, from any thread; `reply` is told how it goes on."""
+
+    def close(self) -> None:
+        """Make `run_once` return false, from any thread; what is not answered is given up."""
+
+    def run_once(self, timeout_s: float | None = 0.0) -> bool:
+        """Take one step; false when there was none to take within this time, None being for ever."""
+
+
+def open_loop(settings: EngineSettings) -> Loop:
+    """Load the model, and make the loop that answers with it. Raises: as `open_backend`."""
+    backend = open_backend(settings)
+    return backend if isinstance(backend, Batching) else OneByOne(backend.device, backend.answer)
+
+
 def open_backend(settings: EngineSettings) -> Backend:
-    """Find the checkpoint, download it if need be, and load it onto the device.
+    """Find the checkpoint, download it if need be, and load it onto the device: a Batching, but for transformers.
 
     Raises:
         CheckpointError: it cannot be found or loaded.
-        EngineError: the device or precision is not available; the message names those that are.
+        EngineError: the device, engine or precision is not available; the message names those that are.
     """
     # Before torch is imported. Its threads would spin while they wait for each other, which on cores that something
     # else uses too is most of the time: one answer on two busy cores took 1.2 to 18 s so, and takes 0.3 s asleep.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    device = choose_device(settings.device)
-    dtype = choose_precision(settings.precision, device)
-    checkpoint = open_checkpoint(find(settings.model, settings.revision, settings.offline))
-    if settings.engine != "transformers":
+    device = choose_device("cpu" if settings.engine == "openvino" and settings.device == "auto" else settings.device)
+    engine = choose_engine(settings.engine, settings.precision, device)
+    check_precision(settings.precision, engine)
+    checkpoint = open_checkpoint(find(settings.model, settings.revision, settings.offline), settings.image_size)
+    precision = choose_precision(checkpoint, settings, device, engine)
+    if engine == "transformers":
+        return _open_transformers(checkpoint, device, precision, settings)
+    backend: decoder.Backend
+    if engine == "openvino":
+        from florence_daemon.engine.openvino_backend import OpenVinoBackend
+
+        backend = OpenVinoBackend(checkpoint, settings, precision)
+    else:
+        import torch
+
         from florence_daemon.engine.torch_backend import TorchBackend
 
-        return TorchBackend(checkpoint, device, dtype, settings)
-    with _hidden("torchvision"):
-        from florence_daemon.engine.transformers_backend import TransformersBackend
-    return TransformersBackend(checkpoint, device, dtype, settings)
+        backend = TorchBackend(checkpoint, device, getattr(torch, precision))
+    return start_batching(backend, checkpoint, settings)
+
+
+def start_batching(backend: decoder.Backend, checkpoint: Checkpoint, settings: EngineSettings) -> Batching:
+    """Make the loop over a loaded backend, with a batch that fits into the memory that is left."""
+    question_bytes = backend.question_bytes(settings.num_beams, min(settings.max_new_tokens, USUAL_TOKENS))
+    batch = choose_batch(settings.max_batch, backend.device, _free_bytes(backend.device), question_bytes)
+    log.info("%d questions at once, %.0f MB each", batch, question_bytes / 1e6)
+    return Batching(backend, checkpoint, settings, batch)
 
 
 def choose_device(wanted: str) -> str:
@@ -63,6 +117,8 @@ def choose_device(wanted: str) -> str:
     Raises:
         EngineError: it is not available; the message names what is.
     """
+    if wanted == "cpu" or (wanted == "auto" and not _may_have_gpu()):
+        return "cpu"
     available = _available_devices()
     if wanted == "auto":
         return next((device for device in available if device != "cpu"), "cpu")
@@ -72,20 +128,58 @@ def choose_device(wanted: str) -> str:
     return device
 
 
-def choose_precision(wanted: str, device: str) -> torch.dtype:
-    """Choose the number type: `auto` is float16 on CUDA, where it is several times faster, and float32 elsewhere.
+def choose_engine(wanted: str, precision: str, device: str) -> str:
+    """Choose the engine: `auto` takes openvino on a CPU where it is installed and has this precision, else torch.
 
     Raises:
-        EngineError: there is no such precision.
+        EngineError: openvino is not installed, or not for this device.
     """
+    has_openvino = all(map(_has_module, ("openvino", "florence_daemon.engine.openvino_backend")))
+    if wanted == "auto":
+        suits = device == "cpu" and precision in ("auto", *PRECISIONS["openvino"])
+        if precision == "int8" and suits and not has_openvino:
+            raise EngineError(f"The precision int8 needs OpenVINO, which is not installed: {INSTALL_OPENVINO}")
+        return "openvino" if suits and has_openvino else "torch"
+    if wanted == "openvino" and not has_openvino:
+        raise EngineError(f"The engine openvino is not installed: {INSTALL_OPENVINO}")
+    if wanted == "openvino" and device != "cpu":
+        raise EngineError(f"The engine openvino runs on the CPU, not on {device}; set model.device to cpu")
+    return wanted
+
+
+def check_precision(wanted: str, engine: str) -> None:
+    """Check that an engine has a precision. Raises: EngineError, which names those that there are."""
+    known = dict.fromkeys(precision for precisions in PRECISIONS.values() for precision in precisions)
+    if wanted not in ("auto", *known):
+        raise EngineError(f"The precision {wanted!r} is not known; there are: auto, {', '.join(known)}")
+    if wanted not in ("auto", *PRECISIONS[engine]):
+        has = ", ".join(PRECISIONS[engine])
+        raise EngineError(f"The engine {engine} cannot do {wanted}, only {has}; set model.precision, or model.engine")
+
+
+def choose_precision(checkpoint: Checkpoint, settings: EngineSettings, device: str, engine: str) -> str:
+    """Choose the number type.
+
+    `auto` is float16 on CUDA, where it is several times faster, and float32 elsewhere; but int8 with OpenVINO once it
+    has proved itself for this checkpoint.
+    """
+    if settings.precision != "auto":
+        return settings.precision
+    if engine == "openvino" and is_proved(checkpoint, settings):
+        return "int8"
+    return "float16" if device.startswith("cuda") else "float32"
+
+
+def _has_module(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
+def _open_transformers(checkpoint: Checkpoint, device: str, precision: str, settings: EngineSettings) -> Backend:
     import torch
 
-    if wanted not in PRECISIONS:
-        raise EngineError(f"The precision {wanted!r} is not known; there are: {', '.join(PRECISIONS)}")
-    if wanted == "auto":
-        return torch.float16 if device.startswith("cuda") else torch.float32
-    dtype = getattr(torch, wanted)
-    return dtype if isinstance(dtype, torch.dtype) else torch.float32
+    with _hidden("torchvision"):
+        from florence_daemon.engine.transformers_backend import TransformersBackend
+    return TransformersBackend(checkpoint, device, getattr(torch, precision), settings)
 
 
 @contextmanager
@@ -103,6 +197,22 @@ def _hidden(package: str) -> Iterator[None]:
         yield
     finally:
         del sys.modules[package]
+
+
+def _may_have_gpu() -> bool:
+    """Tell whether it is worth importing torch to ask; on Linux, its driver shows."""
+    return not sys.platform.startswith("linux") or any(Path(path).exists() for path in GPU_DRIVERS)
+
+
+def _free_bytes(device: str) -> int | None:
+    """How much memory of the device is free; None where it does not say."""
+    if device == "cpu":
+        return free_ram_bytes()
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    return int(torch.cuda.mem_get_info(device)[0])
 
 
 def _available_devices() -> list[str]:

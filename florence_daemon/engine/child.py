@@ -1,8 +1,7 @@
-"""The engine process itself: receive requests, answer them one after the other, urgent ones first."""
+"""The engine process itself: receives requests, lets the loop answer them, and sends each answer as it comes."""
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import queue
@@ -10,12 +9,14 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import replace
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING
 
 from florence_daemon import errors
 from florence_daemon.engine.pipe import read_message, write_message
-from florence_daemon.engine.protocol import Begun, Done, EngineSettings, Failed, Loaded, LoadFailed, Request
+from florence_daemon.engine.protocol import EngineSettings, Loaded, LoadFailed, Reply, Request
+
+if TYPE_CHECKING:
+    from florence_daemon.engine.backend import Loop
 
 log = logging.getLogger(__name__)
 
@@ -29,16 +30,31 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s engine: %(message)s")
-    requests, replies = sys.stdin.buffer, _take_stdout()
+    requests, replies = sys.stdin.buffer, Replies(_take_stdout())
     settings: EngineSettings = read_message(requests)
-    inbox: queue.PriorityQueue[tuple[int, int, Request | None]] = queue.PriorityQueue()
+    inbox: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(requests, inbox), daemon=True).start()
     try:
-        backend = _load(settings, replies)
-        if backend is not None:
-            _serve(backend, inbox, replies)
+        loop = _load(settings, replies)
+        if loop is not None:
+            threading.Thread(target=_feed, args=(loop, inbox, replies), daemon=True).start()
+            while loop.run_once(None):
+                pass
     except BrokenPipeError:
         log.warning("the daemon is gone")
+
+
+class Replies:
+    """The pipe to the daemon; several threads have something to say."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+
+    def send(self, reply: Reply) -> None:
+        """Send one reply. Raises: BrokenPipeError when the daemon is gone."""
+        with self._lock:
+            write_message(self._stream, reply)
 
 
 def _take_stdout() -> IO[bytes]:
@@ -48,57 +64,36 @@ def _take_stdout() -> IO[bytes]:
     return replies
 
 
-def _receive(requests: IO[bytes], inbox: queue.PriorityQueue[tuple[int, int, Request | None]]) -> None:
-    """Sort what comes in; at the end of the pipe, make the process end."""
-    numbers = itertools.count()
+def _receive(requests: IO[bytes], inbox: queue.SimpleQueue[Request | None]) -> None:
+    """Take what comes in, also while the model is loaded; at the end of the pipe, make the process end."""
     try:
         while True:
-            request: Request = read_message(requests)
-            inbox.put((0 if request.urgent else 1, next(numbers), request))
+            inbox.put(read_message(requests))
     except (EOFError, OSError):
-        inbox.put((-1, -1, None))
+        inbox.put(None)
     time.sleep(LAST_S)
     os._exit(1)
 
 
-def _load(settings: EngineSettings, replies: IO[bytes]) -> Any:
+def _feed(loop: Loop, inbox: queue.SimpleQueue[Request | None], replies: Replies) -> None:
+    while (request := inbox.get()) is not None:
+        loop.put(request, replies.send)
+    loop.close()
+
+
+def _load(settings: EngineSettings, replies: Replies) -> Loop | None:
     """Load the model and say so; None when it cannot be loaded, which is said too."""
     started_s = time.monotonic()
     try:
-        from florence_daemon.engine.backend import open_backend
+        from florence_daemon.engine.backend import open_loop
 
-        backend = open_backend(settings)
+        loop = open_loop(settings)
     except errors.FlorenceError as error:
-        write_message(replies, LoadFailed(str(error)))
+        replies.send(LoadFailed(str(error)))
         return None
     except Exception as error:
         log.exception("loading %s failed", settings.model)
-        write_message(replies, LoadFailed(f"{settings.model} could not be loaded: {error!r}"))
+        replies.send(LoadFailed(f"{settings.model} could not be loaded: {error!r}"))
         return None
-    write_message(replies, Loaded(backend.device, time.monotonic() - started_s))
-    return backend
-
-
-def _serve(backend: Any, inbox: queue.PriorityQueue[tuple[int, int, Request | None]], replies: IO[bytes]) -> None:
-    while (request := inbox.get()[2]) is not None:
-        write_message(replies, Begun(request.id))
-        write_message(replies, _answer(backend, request))
-
-
-def _answer(backend: Any, request: Request) -> Done | Failed:
-    """One request to its reply; nothing that a picture does may end the loop."""
-    from florence_daemon.engine.preprocess import read_picture
-
-    started_s = time.monotonic()
-    try:
-        picture = read_picture(request.picture)
-        decode_s = time.monotonic() - started_s
-        answers, stages = backend.answer(picture, request.asks)
-    except errors.FlorenceError as error:
-        return Failed(request.id, type(error).__name__, str(error))
-    except MemoryError:
-        return Failed(request.id, "EngineError", "there was not enough memory for this picture")
-    except Exception as error:
-        log.exception("a picture could not be answered")
-        return Failed(request.id, "EngineError", f"the model failed on this picture: {error!r}")
-    return Done(request.id, tuple(answers), picture.size_px, replace(stages, decode_s=decode_s))
+    replies.send(Loaded(loop.device, time.monotonic() - started_s, loop.in_flight))
+    return loop

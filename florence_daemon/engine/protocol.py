@@ -89,7 +89,7 @@ class Loaded:
 
     device: str
     load_s: float
-    in_flight: int = 2
+    in_flight: int
 
 
 @dataclass(frozen=True)

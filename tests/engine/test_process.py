@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from florence_daemon.demo_pictures import encode_picture
+from florence_daemon.engine import handle
 from florence_daemon.engine.process import MAX_CRASHES, Engine
 from florence_daemon.engine.protocol import Ask, EngineSettings
 from florence_daemon.errors import CheckpointError, EngineCrashed, PictureError, PromptError, Stopping
@@ -25,7 +28,7 @@ def start_engine() -> Iterator[Callable[..., Engine]]:
     engines: list[Engine] = []
 
     def start(model: str = "demo", idle_unload_s: float = -1, clock: Callable[[], float] | None = None) -> Engine:
-        settings = EngineSettings(model, offline=True)
+        settings = EngineSettings(model, device="cpu", engine="torch", offline=True)
         engines.append(Engine(settings, idle_unload_s, clock) if clock else Engine(settings, idle_unload_s))
         return engines[-1]
 
@@ -125,6 +128,22 @@ def test_picture_that_brings_the_process_down_is_set_aside_and_the_others_are_an
     assert innocent.exception(60) is None
 
 
+def test_picture_that_kills_the_process_in_a_batch_costs_no_other_its_answer(
+    start_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(
+        handle, "BOOT", handle.BOOT.replace("florence_daemon.engine.child", "tests.engine.poisoned_child")
+    )
+    engine = start_engine()
+    colours = ["white", "black", "blue", "red", "green", "gray", "yellow", "navy"]
+    pictures = {colour: encode_picture(Image.new("RGB", (64, 64), colour)) for colour in colours}
+    with caplog.at_level(logging.WARNING):
+        futures = {colour: engine.submit(picture, CAPTION) for colour, picture in pictures.items()}
+        errors = {colour: type(future.exception(120)) for colour, future in futures.items()}
+    assert errors == dict.fromkeys(colours, type(None)) | {"red": EngineCrashed}
+    assert caplog.text.count("the engine process ended") == MAX_CRASHES
+
+
 def kill_at_work_on(engine: Engine, picture: str) -> int:
     def at_work() -> int | None:
         child = engine._child
@@ -166,7 +185,7 @@ def test_process_ends_with_its_parent(tmp_path: Path, picture: str) -> None:
         "import sys, time\n"
         "from florence_daemon.engine.process import Engine\n"
         "from florence_daemon.engine.protocol import Ask, EngineSettings\n"
-        "engine = Engine(EngineSettings('demo', offline=True), -1)\n"
+        "engine = Engine(EngineSettings('demo', engine='torch', offline=True), -1)\n"
         f"engine.submit({picture!r}, (Ask('<CAPTION>'),)).result()\n"
         "print(engine.state().pid, flush=True)\n"
         "time.sleep(60)\n"
