@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 . tools/venv.sh
-prepare_venv "dev,formats"
+prepare_venv "dev,formats,quantize"
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy

@@ -43,9 +43,9 @@ class Decoder(Protocol):
         """Remove questions, by their places; those behind move up."""
 
     def step(self, parents: Sequence[int], ids: Sequence[int]) -> Continuations:
-        """Let each row r first take over what row `parents[r]` of its question has written, then read `ids[r]`.
+        """Let each row r first take over what beam `parents[r]` of its question has written, then read `ids[r]`.
 
-        Both have one entry for every row that there is now; a row that has written nothing yet is its own parent.
+        Both have one entry for every row that there is now; a beam that has written nothing yet is its own parent.
         """
 
 

@@ -1,0 +1,64 @@
+"""Compiles networks for the CPU and loads what was compiled before; the one place that knows OpenVINO's settings."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from florence_daemon.engine.openvino_form import Form
+from florence_daemon.engine.openvino_quiet import ov
+
+# One answer at a time with all cores. Numbers stay float32 also where a processor would offer less (AMX, a cache of
+# keys and values in 8 bits): what is int8 is so because it was quantized and measured.
+SETTINGS = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
+
+
+def compile_part(model: ov.Model | Path, blob: Path | None = None) -> ov.CompiledModel:
+    """Compile a network for this machine's CPU; keep what comes out as `blob`, when that is given. Raises: OSError."""
+    compiled = ov.Core().compile_model(model, "CPU", SETTINGS)
+    if blob is not None:
+        _write_whole(blob, compiled)
+    return compiled
+
+
+@dataclass(frozen=True)
+class Part:
+    """A network that can run. mapped: the file that its weights lie in; it must not go while the network is used."""
+
+    network: ov.CompiledModel
+    mapped: NDArray[np.uint8] | None = None
+
+
+def load_part(form: Form, part: str) -> Part:
+    """Load a part of a form: what was compiled before, mapped from the disk, or compiled now and kept.
+
+    Raises:
+        RuntimeError: the compiled form is of another processor, and there is nothing to make it from.
+        OSError: it cannot be written.
+    """
+    blob = form.blob(part)
+    if blob.is_file():
+        try:
+            mapped = np.memmap(blob, dtype=np.uint8, mode="c")  # OpenVINO wants it writable; nothing is written
+            return Part(ov.Core().import_model(ov.Tensor(mapped, shared_memory=True), "CPU", SETTINGS), mapped)
+        except RuntimeError:
+            if not form.xml(part).is_file():
+                raise
+    return Part(compile_part(form.xml(part), blob))
+
+
+def _write_whole(path: Path, compiled: ov.CompiledModel) -> None:
+    """Write a file that is whole or not there."""
+    handle, name = tempfile.mkstemp(dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(compiled.export_model().getbuffer())
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
