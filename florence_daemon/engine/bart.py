@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor, nn
 from torch.nn import functional
 
-from florence_daemon.engine.davit import ACTIVATIONS
+from florence_daemon.engine.davit import ACTIVATIONS, embedding
 
 # BART's tables of positions begin with two rows that nobody uses.
 POSITION_OFFSET = 2
@@ -125,7 +125,7 @@ class Encoder(nn.Module):
     def __init__(self, text: dict[str, Any]) -> None:
         super().__init__()
         width = text["d_model"]
-        self.embed_positions = nn.Embedding(text["max_position_embeddings"] + POSITION_OFFSET, width)
+        self.embed_positions = embedding(text["max_position_embeddings"] + POSITION_OFFSET, width)
         self.layernorm_embedding = nn.LayerNorm(width)
         self.layers = nn.ModuleList(EncoderLayer(text) for _ in range(text["encoder_layers"]))
 
@@ -143,7 +143,7 @@ class Decoder(nn.Module):
     def __init__(self, text: dict[str, Any]) -> None:
         super().__init__()
         width = text["d_model"]
-        self.embed_positions = nn.Embedding(text["max_position_embeddings"] + POSITION_OFFSET, width)
+        self.embed_positions = embedding(text["max_position_embeddings"] + POSITION_OFFSET, width)
         self.layernorm_embedding = nn.LayerNorm(width)
         self.layers = nn.ModuleList(DecoderLayer(text) for _ in range(text["decoder_layers"]))
         # The keys and values of every layer's CrossAttention, in one product.

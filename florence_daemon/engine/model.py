@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from florence_daemon.engine.bart import Decoder, Encoder, Memory, Written
 from florence_daemon.engine.checkpoint import Checkpoint
-from florence_daemon.engine.davit import DaViT, Projector
+from florence_daemon.engine.davit import DaViT, Projector, embedding
 from florence_daemon.engine.layout import Layout
 
 
@@ -20,7 +20,7 @@ class Florence2(nn.Module):
         text = layout.text
         self.vision_tower = DaViT(layout.vision)
         self.multi_modal_projector = Projector(layout.vision)
-        self.shared = nn.Embedding(text["vocab_size"], text["d_model"])
+        self.shared = embedding(text["vocab_size"], text["d_model"])
         self.encoder = Encoder(text)
         self.decoder = Decoder(text)
         self._scale = text["d_model"] ** 0.5 if text["scale_embedding"] else 1.0

@@ -86,7 +86,8 @@ def read_weights(
             continue
         rows = [shapes[part][0] for part in names]
         image_row = 1 if is_changed and name == SHARED_EMBEDDING else 0
-        state[name] = torch.zeros((sum(rows) + image_row, *shapes[names[0]][1:]), dtype=dtype, device=device)
+        state[name] = torch.empty((sum(rows) + image_row, *shapes[names[0]][1:]), dtype=dtype, device=device)
+        state[name][sum(rows) :] = 0
         places |= zip(names, state[name][: sum(rows)].split(rows), strict=True)
     if layout.is_original:
         places[TRANSPOSED] = places[TRANSPOSED].T
@@ -121,11 +122,13 @@ def _files(plan: Mapping[str, _Stored]) -> list[Path]:
 
 def _portions(wanted: Mapping[str, _Stored]) -> Iterator[dict[str, _Stored]]:
     portion: dict[str, _Stored] = {}
+    numbers = 0
     for name, stored in wanted.items():
         portion[name] = stored
-        if sum(math.prod(each.shape) for each in portion.values()) >= _PORTION:
+        numbers += math.prod(stored.shape)
+        if numbers >= _PORTION:
             yield portion
-            portion = {}
+            portion, numbers = {}, 0
     yield portion
 
 
