@@ -120,7 +120,12 @@ class RunningDaemon:
 def clean_environment(home: Path) -> dict[str, str]:
     """This environment without settings of the person who runs the tests."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("FLORENCE_", "VISION_"))}
-    return kept | {"XDG_CONFIG_HOME": str(home / "no-config"), "HF_HUB_OFFLINE": "1"}
+    return kept | {
+        "XDG_CONFIG_HOME": str(home / "no-config"),
+        "XDG_STATE_HOME": str(home / "state"),
+        "HF_HUB_OFFLINE": "1",
+        "FLORENCE_DAEMON_MODEL__ENGINE": "torch",  # OpenVINO would compile the model for each of them
+    }
 
 
 @pytest.fixture

@@ -208,7 +208,7 @@ def test_model_that_is_not_there_is_said_and_the_pictures_wait(start_daemon: Sta
     status = wait_for(lambda: (s := daemon.get("/status"))["model"]["state"] == "failed" and s, 60)
     assert "nobody/nothing" in status["model"]["error"]
     assert status["failures"] == []
-    assert status["queue"]["folder"] == 1
+    wait_for(lambda: daemon.get("/status")["queue"]["folder"] == 1, 20, "the picture to wait again")
     answer = process_image(daemon, jpeg())
     assert answer.status_code == 503
     assert "nobody/nothing" in answer.json()["detail"]

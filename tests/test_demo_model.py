@@ -36,7 +36,7 @@ SIZE_PX = (640, 480)
 
 @pytest.fixture(scope="module")
 def backend() -> Backend:
-    return open_backend(EngineSettings(model="demo", device="cpu", offline=True))
+    return open_backend(EngineSettings(model="demo", device="cpu", engine="torch", offline=True))
 
 
 @pytest.fixture(scope="module")

@@ -134,7 +134,7 @@ def choose_engine(wanted: str, precision: str, device: str) -> str:
     Raises:
         EngineError: openvino is not installed, or not for this device.
     """
-    has_openvino = all(map(_has_module, ("openvino", "florence_daemon.engine.openvino_backend")))
+    has_openvino = importlib.util.find_spec("openvino") is not None
     if wanted == "auto":
         suits = device == "cpu" and precision in ("auto", *PRECISIONS["openvino"])
         if precision == "int8" and suits and not has_openvino:
@@ -168,10 +168,6 @@ def choose_precision(checkpoint: Checkpoint, settings: EngineSettings, device: s
     if engine == "openvino" and is_proved(checkpoint, settings):
         return "int8"
     return "float16" if device.startswith("cuda") else "float32"
-
-
-def _has_module(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
 
 
 def _open_transformers(checkpoint: Checkpoint, device: str, precision: str, settings: EngineSettings) -> Backend:

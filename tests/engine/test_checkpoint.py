@@ -38,7 +38,7 @@ PROMPT_IDS = {
 
 
 def answers(directory: Path) -> list[object]:
-    backend = open_backend(EngineSettings(str(directory)))
+    backend = open_backend(EngineSettings(str(directory), engine="torch"))
     return [answer.result for answer in backend.answer(read_picture(str(IMAGES / "shapes.png")), ASKS)[0]]
 
 
@@ -47,7 +47,7 @@ def complaint(directory: Path) -> str:
     with pytest.raises(CheckpointError) as verified:
         verify(directory)
     with pytest.raises(CheckpointError) as loaded:
-        open_backend(EngineSettings(str(directory)))
+        open_backend(EngineSettings(str(directory), engine="torch"))
     assert str(verified.value) == str(loaded.value)
     return str(verified.value)
 

@@ -74,7 +74,7 @@ _backend: Backend  # of the worker process
 def _start(directory: Path) -> None:
     global _backend
     torch.set_num_threads(1)
-    _backend = open_backend(EngineSettings(model=str(directory), device="cpu", offline=True))
+    _backend = open_backend(EngineSettings(model=str(directory), device="cpu", engine="torch", offline=True))
 
 
 def _examine_one(index: int, seed: int) -> list[Mark]:
