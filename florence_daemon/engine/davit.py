@@ -85,7 +85,8 @@ class WindowAttention(nn.Module):
         tokens = functional.pad(tokens, (0, 0, 0, -width % side, 0, -height % side))
         rows, columns = tokens.shape[1] // side, tokens.shape[2] // side
         windows = tokens.unflatten(2, (columns, side)).unflatten(1, (rows, side)).transpose(2, 3).flatten(3, 4)
-        query, key, value = self.qkv(windows.flatten(0, 2)).unflatten(2, (3, self._heads, -1)).permute(2, 0, 3, 1, 4)
+        parts = self.qkv(windows.flatten(0, 2)).chunk(3, dim=-1)
+        query, key, value = (part.unflatten(-1, (self._heads, -1)).transpose(1, 2) for part in parts)
         seen = functional.scaled_dot_product_attention(query, key, value)
         windows = self.proj(seen.transpose(1, 2).flatten(2))
         grid = windows.unflatten(1, (side, side)).unflatten(0, (-1, rows, columns)).transpose(2, 3)
@@ -103,14 +104,20 @@ class ChannelAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         _, height, width, _ = tokens.shape
-        query, key, value = self.qkv(tokens.flatten(1, 2)).unflatten(2, (3, self._groups, -1)).permute(2, 0, 3, 4, 1)
-        scores = (query * (height * width) ** -0.5) @ key.transpose(-1, -2)
-        seen = scores.softmax(dim=-1) @ value
-        return self.proj(seen.permute(0, 3, 1, 2).flatten(2)).unflatten(1, (height, width))
+        parts = self.qkv(tokens.flatten(1, 2)).chunk(3, dim=-1)
+        query, key, value = (part.unflatten(-1, (self._groups, -1)).transpose(1, 2) for part in parts)
+        scores = (query * (height * width) ** -0.5).transpose(-1, -2) @ key
+        # Turned, (tokens, channels), so that nothing large is transposed: tokens are many, a group's channels 32.
+        seen = value @ scores.softmax(dim=-1).transpose(-1, -2)
+        return self.proj(seen.transpose(1, 2).flatten(2)).unflatten(1, (height, width))
 
 
 class VisionBlock(nn.Module):
-    """Attention and an MLP, each after a depthwise convolution. attention: the name that the weights have for it."""
+    """Attention and an MLP, each after a depthwise convolution. attention: the name that the weights have for it.
+
+    What is added is (B, tokens, C): given four dimensions, OpenVINO lays sums out as the convolutions like it, and
+    everything between them is reordered to and fro.
+    """
 
     def __init__(self, attention: str, module: nn.Module, width: int, vision: dict[str, Any]) -> None:
         super().__init__()
@@ -124,10 +131,12 @@ class VisionBlock(nn.Module):
         self.ffn = Mlp(width, hidden, vision.get("activation_function", "gelu"))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        tokens = tokens + self.conv1(tokens)
-        tokens = tokens + self.get_submodule(self._attention)(self.norm1(tokens))
-        tokens = tokens + self.conv2(tokens)
-        return tokens + self.ffn(self.norm2(tokens))
+        size = tokens.shape[1:3]
+        tokens = tokens.flatten(1, 2) + self.conv1(tokens).flatten(1, 2)
+        attended = self.get_submodule(self._attention)(self.norm1(tokens).unflatten(1, size))
+        tokens = tokens + attended.flatten(1, 2)
+        tokens = tokens + self.conv2(tokens.unflatten(1, size)).flatten(1, 2)
+        return (tokens + self.ffn(self.norm2(tokens))).unflatten(1, size)
 
 
 class DaViT(nn.Module):
