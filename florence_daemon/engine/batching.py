@@ -16,7 +16,7 @@ from florence_daemon.engine.preprocess import Picture, read_picture, to_pixels
 from florence_daemon.engine.protocol import Answer, Ask, Begun, Done, EngineSettings, Failed, Request, Stages, error_of
 from florence_daemon.engine.reading import ReadAhead
 from florence_daemon.engine.slots import Slots
-from florence_daemon.engine.work import Question, Reply, Work, is_out_of_memory, new_question
+from florence_daemon.engine.work import Question, Reply, Work, is_device_lost, is_out_of_memory, new_question
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +102,9 @@ class Batching:
         """See the pictures that are due, let questions in, decode a step, and answer what is done.
 
         False when there was nothing to do within this time; None waits until there is, or `close` is called.
+
+        Raises:
+            RuntimeError: the GPU is lost to this process.
         """
         if self._ahead.is_closed or (self._is_idle and not self._ahead.wait_for(self._is_due, timeout_s)):
             return False
@@ -114,6 +117,8 @@ class Batching:
             self._let_in()
             done, failed = self._decode()
         except Exception as error:  # Whatever the model runs into, each request ends and the loop goes on.
+            if is_device_lost(error):  # Only a new process helps, which the daemon starts when this one dies.
+                raise
             self._retreat(error)
         for question, ids in done:
             self._finish(question, ids)

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 from florence_daemon import errors
 from florence_daemon.engine.handle import Child, Pending, start_child
-from florence_daemon.engine.pipe import read_message as read_message
-from florence_daemon.engine.pipe import write_message as write_message  # benchmarks still take it from here
+from florence_daemon.engine.pipe import read_message
 from florence_daemon.engine.protocol import (
     Ask,
     Begun,

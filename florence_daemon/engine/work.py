@@ -135,3 +135,8 @@ def is_out_of_memory(error: Exception) -> bool:
     said = f"{type(error).__name__} {error}".lower()
     signs = ("outofmemory", "out of memory", "t allocate memory", "bad_alloc", "bad allocation")
     return isinstance(error, MemoryError) or any(sign in said for sign in signs)
+
+
+def is_device_lost(error: Exception) -> bool:
+    """Tell whether a GPU failed so that nothing works in this process any more, whichever picture comes next."""
+    return "CUDA error" in str(error) and not is_out_of_memory(error)

@@ -264,6 +264,19 @@ def test_picture_that_the_model_fails_on_fails_alone(stage: str) -> None:
     assert setup.backend.events[:2] == ["see 2", "step 2"], "once it is over, they are batched again"
 
 
+def test_gpu_that_is_lost_ends_the_process_and_blames_no_picture() -> None:
+    setup = Setup(batch=4)
+
+    def lose(colours: list[int]) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    setup.backend.on_step = lose
+    setup.put(10)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        setup.run()
+    assert not setup.ends
+
+
 def test_seconds_of_the_model_are_divided_among_those_that_shared_them() -> None:
     setup = Setup(batch=4, picture_batch=2)
     for colour in (10, 20):

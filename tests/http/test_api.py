@@ -236,6 +236,7 @@ def test_errors_of_the_engine_become_statuses(api: Api, error: Exception, status
 
 def test_full_queue_answers_503_at_once_and_health_still_answers(api: Api) -> None:
     api.engine.holds_answers = True
+    api.engine.in_flight = 1
     with ThreadPoolExecutor() as pool:
         accepted = [pool.submit(api.process) for _ in range(3)]
         wait_for(lambda: sum(api.queue.counts().values()) == 3)
