@@ -17,6 +17,7 @@ from florence_daemon.engine.protocol import Answer, Ask, Begun, Done, EngineSett
 from florence_daemon.engine.reading import ReadAhead
 from florence_daemon.engine.slots import Slots
 from florence_daemon.engine.work import Question, Reply, Work, is_device_lost, is_out_of_memory, new_question
+from florence_daemon.errors import PromptError
 
 log = logging.getLogger(__name__)
 
@@ -129,6 +130,8 @@ class Batching:
     def _read(self, work: Work) -> None:
         """Read and resize a picture, in a reader's thread."""
         work.reply(Begun(work.id))
+        if not work.asks:
+            raise PromptError("Nothing is asked about this picture; give a prompt")
         work.questions = [new_question(work, ask, self._checkpoint, self._settings) for ask in work.asks]
         started_s = time.perf_counter()
         side_px, fast = self._checkpoint.layout.image_side_px, self._settings.fast_decode

@@ -181,6 +181,13 @@ def test_bad_ones_fail_alone_and_say_why() -> None:
     assert [setup.answers(colour) for colour in (10, 20)] == [answer_alone(10), answer_alone(20)]
 
 
+def test_request_that_asks_nothing_ends_too() -> None:
+    setup = Setup(batch=4)
+    setup.loop.put(Request(1, picture(1), ()), setup.note)
+    setup.run()
+    assert "Nothing is asked" in setup.message(1)
+
+
 def test_few_pictures_are_read_ahead_however_many_wait() -> None:
     setup = Setup(batch=2)
     for colour in range(1, 60):
