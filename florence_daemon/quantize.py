@@ -122,7 +122,10 @@ def try_out(trial: Trial, engines: Engines, listener: Listener) -> Report:
     usual_size, other_size = engines.image_size(trial.usual), engines.image_size(trial.other)
     usual = _ask(trial.usual, trial.measuring, trial.prompts, engines, listener)
     if len(usual) < MIN_PICTURES:
-        raise EngineError(f"{len(usual)} of {len(trial.measuring)} pictures can be read; {MIN_PICTURES} are needed")
+        raise EngineError(
+            f"{len(usual)} of {len(trial.measuring)} pictures to measure with can be read, and {MIN_PICTURES} are "
+            "needed: take more with --pictures, or from another folder"
+        )
     if trial.is_int8:
         # Whatever was proved before was proved of another int8 form.
         forget_report(engines.int8_directory(trial.other))

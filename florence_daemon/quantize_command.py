@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -46,13 +47,13 @@ class Wish:
 
 def run_quantize(wish: Wish, config: Config, *, as_json: bool, engines: Engines | None = None) -> int:
     """Measure on the person's own pictures, print the report and the verdict; return the exit code."""
+    prompts = tuple(_ask(prompt) for prompt in wish.prompts or DEFAULT_PROMPTS)
     engines = engines or EnginesHere()
     usual, other = _settings(wish, config)
     _check_forms(usual, other, engines)
     calibration, measuring = choose_pictures(
         wish.folder, wish.pictures, halve=wish.precision == INT8, on_unreadable=_say_unreadable
     )
-    prompts = tuple(_ask(prompt) for prompt in wish.prompts or DEFAULT_PROMPTS)
     report = try_out(Trial(usual, other, prompts, calibration, measuring), engines, ToStderr())
     if as_json:
         print(json.dumps(report.as_json()))
@@ -73,8 +74,8 @@ def _settings(wish: Wish, config: Config) -> tuple[EngineSettings, EngineSetting
 
 def _check_forms(usual: EngineSettings, other: EngineSettings, engines: Engines) -> None:
     """Raises: UsageError, EngineError."""
-    if other.precision == INT8 and find_spec("openvino") is None:
-        raise EngineError("int8 needs OpenVINO, which is not here: pip install 'florence-daemon[openvino]'")
+    if other.precision == INT8 and not (find_spec("openvino") and find_spec("nncf")):
+        raise EngineError("int8 needs OpenVINO and NNCF, which are not here: pip install 'florence-daemon[quantize]'")
     usual_px, other_px = engines.image_size(usual), engines.image_size(other)
     if other_px > usual_px:
         raise UsageError(f"{other_px} pixels would be compared with {usual_px}, and only a smaller picture is faster")
@@ -106,8 +107,8 @@ class EnginesHere:
         from florence_daemon.engine.backend import open_backend
         from florence_daemon.engine.preprocess import read_picture
 
-        backend = open_backend(settings)
-        yield lambda path, asks: backend.answer(read_picture(path), asks)
+        backend, side_px = open_backend(settings), self.image_size(settings)
+        yield lambda path, asks: backend.answer(read_picture(path, side_px, settings.fast_decode), asks)
 
     def calibrate(self, settings: EngineSettings, pictures: Sequence[str], listener: Listener) -> None:
         """Make the int8 form; see `Engines.calibrate`."""
@@ -116,7 +117,10 @@ class EnginesHere:
             raise EngineError(f"none of the {len(pictures)} pictures to calibrate with can be read")
         with redirect_stdout(sys.stderr):  # NNCF shows bars of its own; results alone go to standard output
             from florence_daemon.engine.openvino_export import calibrate
+            from florence_daemon.engine.openvino_quiet import load_nncf
 
+            load_nncf()
+            logging.getLogger("nncf").setLevel(logging.WARNING)  # it names hundreds of nodes
             calibrate(_checkpoint(settings), pixels, self.int8_directory(settings), listener.step)
 
 

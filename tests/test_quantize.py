@@ -199,7 +199,7 @@ def test_too_few_readable_pictures_end_it_before_anything_is_made(
     folder: Path, config: Config, engines: FakeEngines
 ) -> None:
     engines.broken = {path.name for path in folder.rglob("*.jpg")} - {"a1.jpg", "a2.jpg"}
-    with pytest.raises(EngineError, match=r"1 of 50 pictures can be read; 20 are needed"):
+    with pytest.raises(EngineError, match=r"1 of 50 pictures to measure with can be read, and 20 are needed"):
         run_quantize(wish(folder), config, as_json=False, engines=engines)
     assert not engines.calibrated
 
@@ -284,6 +284,6 @@ def test_without_openvino_the_extra_is_named(
     folder: Path, config: Config, engines: FakeEngines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quantize_command, "find_spec", lambda name: None)
-    with pytest.raises(EngineError, match=r"florence-daemon\[openvino\]"):
+    with pytest.raises(EngineError, match=r"florence-daemon\[quantize\]"):
         run_quantize(wish(folder), config, as_json=False, engines=engines)
     run_quantize(wish(folder, precision="float32", image_size=576), config, as_json=False, engines=engines)
