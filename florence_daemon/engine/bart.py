@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,13 +19,37 @@ from florence_daemon.engine.davit import ACTIVATIONS, embedding
 POSITION_OFFSET = 2
 
 
+def linear(tokens: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """functional.linear, but quicker for the few rows of a single question's beams.
+
+    MKL multiplies 2 to 4 rows from the right in half to two thirds of the time that it takes from the left: 3 rows of
+    base's logits take 19 ms on a core instead of 37, of which reading the weights is 10. 4 are quicker than 3.
+    """
+    if torch.jit.is_tracing() or tokens.device.type != "cpu" or tokens.dtype != torch.float32:
+        return functional.linear(tokens, weight, bias)
+    rows = tokens.flatten(0, -2)
+    count = rows.shape[0]
+    if not 2 <= count <= 4:
+        return functional.linear(tokens, weight, bias)
+    padded = functional.pad(rows, (0, 0, 0, 1)) if count == 3 else rows
+    product = torch.mm(weight, padded.T)[:, :count].T.contiguous()
+    return (product if bias is None else product + bias).view(*tokens.shape[:-1], -1)
+
+
+class Linear(nn.Linear):
+    """A linear layer of the decoder."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return linear(tokens, self.weight, self.bias)
+
+
 class SelfAttention(nn.Module):
     """Attention among tokens; queries, keys and values are one product."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.qkv_proj = nn.Linear(width, 3 * width)
-        self.out_proj = nn.Linear(width, width)
+        self.qkv_proj = Linear(width, 3 * width)
+        self.out_proj = Linear(width, width)
         self._heads = heads
 
     def project(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -43,8 +68,8 @@ class CrossAttention(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.q_proj = nn.Linear(width, width)
-        self.out_proj = nn.Linear(width, width)
+        self.q_proj = Linear(width, width)
+        self.out_proj = Linear(width, width)
         self._heads = heads
 
     def forward(self, tokens: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
@@ -62,8 +87,8 @@ class EncoderLayer(nn.Module):
         width = text["d_model"]
         self.self_attn = SelfAttention(width, text["encoder_attention_heads"])
         self.self_attn_layer_norm = nn.LayerNorm(width)
-        self.fc1 = nn.Linear(width, text["encoder_ffn_dim"])
-        self.fc2 = nn.Linear(text["encoder_ffn_dim"], width)
+        self.fc1 = Linear(width, text["encoder_ffn_dim"])
+        self.fc2 = Linear(text["encoder_ffn_dim"], width)
         self.final_layer_norm = nn.LayerNorm(width)
         self._activate = ACTIVATIONS[text["activation_function"]]
 
@@ -103,8 +128,8 @@ class DecoderLayer(nn.Module):
         self.self_attn_layer_norm = nn.LayerNorm(width)
         self.encoder_attn = CrossAttention(width, heads)
         self.encoder_attn_layer_norm = nn.LayerNorm(width)
-        self.fc1 = nn.Linear(width, text["decoder_ffn_dim"])
-        self.fc2 = nn.Linear(text["decoder_ffn_dim"], width)
+        self.fc1 = Linear(width, text["decoder_ffn_dim"])
+        self.fc2 = Linear(text["decoder_ffn_dim"], width)
         self.final_layer_norm = nn.LayerNorm(width)
         self._activate = ACTIVATIONS[text["activation_function"]]
 
@@ -147,7 +172,7 @@ class Decoder(nn.Module):
         self.layernorm_embedding = nn.LayerNorm(width)
         self.layers = nn.ModuleList(DecoderLayer(text) for _ in range(text["decoder_layers"]))
         # The keys and values of every layer's CrossAttention, in one product.
-        self.memory_proj = nn.Linear(width, len(self.layers) * 2 * width)
+        self.memory_proj = Linear(width, len(self.layers) * 2 * width)
         self._heads = text["decoder_attention_heads"]
 
     def remember(self, encoded: Tensor) -> Memory:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from florence_daemon.engine.bart import Decoder, Encoder, Memory, Written
+from florence_daemon.engine.bart import Decoder, Encoder, Memory, Written, linear
 from florence_daemon.engine.checkpoint import Checkpoint
 from florence_daemon.engine.davit import DaViT, Projector, embedding
 from florence_daemon.engine.layout import Layout
@@ -37,7 +36,7 @@ class Florence2(nn.Module):
     def write(self, ids: Tensor, ages: Tensor, written: Written, memory: Memory) -> Tensor:
         """Read each row's last token, (Q, W), behind `ages` others, (Q,); give the logits of the next: (R, V)."""
         tokens = self.decoder(self.shared(ids) * self._scale, ages, written, memory)
-        return functional.linear(tokens.flatten(0, 1), self.shared.weight)
+        return linear(tokens.flatten(0, 1), self.shared.weight)
 
 
 def load_network(checkpoint: Checkpoint, device: str, dtype: torch.dtype) -> Florence2:

@@ -15,6 +15,7 @@ from transformers import GenerationConfig
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
 from transformers.modeling_outputs import BaseModelOutput
 
+from florence_daemon.engine.bart import linear
 from florence_daemon.engine.decoder import LIKELIEST, Continuations
 from florence_daemon.engine.layout import Layout
 from florence_daemon.engine.model import Florence2, fused_names, native_to_ours
@@ -207,6 +208,15 @@ def test_offers_are_what_all_logits_say() -> None:
     assert offers.logits.shape == (2, LIKELIEST)
     np.testing.assert_array_equal(np.take_along_axis(whole, offers.ids, axis=1), offers.logits)
     np.testing.assert_allclose(offers.log_norm, np.log(np.exp(whole.astype(np.float64)).sum(axis=1)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 1), (1, 3), (2, 2), (5, 1), (1, 577)])
+def test_linear_is_torchs_for_any_number_of_rows(shape: tuple[int, int]) -> None:
+    layer = torch.nn.Linear(48, 72)
+    tokens = torch.randn(*shape, 48)
+    for bias in (layer.bias, None):
+        expected = torch.nn.functional.linear(tokens, layer.weight, bias)
+        assert torch.allclose(linear(tokens, layer.weight, bias), expected, atol=1e-5)
 
 
 def test_vision_is_that_of_transformers_at_any_size() -> None:
