@@ -12,6 +12,6 @@ fi
 started_in=$PWD
 cd "$here"
 . tools/venv.sh
-prepare_venv "${FLORENCE_EXTRAS:-formats}"
+prepare_venv "${FLORENCE_EXTRAS:-formats,openvino}"
 cd "$started_in"
 exec "$here/.venv/bin/florence-daemon" "$command" "$@"

@@ -7,7 +7,7 @@ set "PYTHONUTF8=1"
 for %%I in ("%~dp0..") do set "HERE=%%~fI"
 set "VENV=%HERE%\.venv"
 set "COMMAND=run"
-set "EXTRAS=formats"
+set "EXTRAS=formats,openvino"
 if defined FLORENCE_EXTRAS set "EXTRAS=%FLORENCE_EXTRAS%"
 
 if exist "%VENV%\Scripts\python.exe" goto install
