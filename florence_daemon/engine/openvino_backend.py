@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import shutil
 import tempfile
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -37,8 +39,7 @@ class OpenVinoBackend:
             EngineError: there is no int8 form yet, or the form cannot be made or kept.
         """
         self.precision = precision
-        self._temporary = tempfile.TemporaryDirectory() if settings.state_dir is None else None
-        state_dir = Path(self._temporary.name if self._temporary else str(settings.state_dir))
+        state_dir = Path(_temporary_for(self) if settings.state_dir is None else settings.state_dir)
         form = _find_int8(state_dir, checkpoint) if precision == "int8" else _find_float32(state_dir, checkpoint)
         try:
             self._open(form)
@@ -68,6 +69,13 @@ class OpenVinoBackend:
         self._embedding: NDArray[np.float32] = np.load(form.directory / EMBEDDING, mmap_mode="r")
         self._parts = {part: load_part(form, part) for part in PARTS}
         self._see, self._read = (self._parts[part].network.create_infer_request() for part in ("see", "read"))
+
+
+def _temporary_for(owner: object) -> str:
+    """Make a directory that goes when its owner does."""
+    directory = tempfile.mkdtemp(prefix="florence-daemon-")
+    weakref.finalize(owner, shutil.rmtree, directory, ignore_errors=True)
+    return directory
 
 
 def _find_int8(state_dir: Path, checkpoint: Checkpoint) -> Form:

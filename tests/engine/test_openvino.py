@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -164,3 +165,15 @@ def test_a_process_that_finds_its_form_needs_no_torch_and_tells_nobody(demo: Ope
         check=False,
     )
     assert (ran.returncode, ran.stdout) == (0, "[] None\n"), ran.stderr
+
+
+def test_without_a_state_directory_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    backend = OpenVinoBackend(DEMO, EngineSettings("demo"), "float32")
+
+    assert caption(backend) == DETAILED
+    assert len(list(tmp_path.iterdir())) == 1
+    del backend
+    gc.collect()
+    assert not list(tmp_path.iterdir())
