@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -117,10 +116,7 @@ class EnginesHere:
             raise EngineError(f"none of the {len(pictures)} pictures to calibrate with can be read")
         with redirect_stdout(sys.stderr):  # NNCF shows bars of its own; results alone go to standard output
             from florence_daemon.engine.openvino_export import calibrate
-            from florence_daemon.engine.openvino_quiet import load_nncf
 
-            load_nncf()
-            logging.getLogger("nncf").setLevel(logging.WARNING)  # it names hundreds of nodes
             calibrate(_checkpoint(settings), pixels, self.int8_directory(settings), listener.step)
 
 

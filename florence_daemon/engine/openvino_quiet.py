@@ -5,6 +5,7 @@ Without a decision by the person, that package sends; where it cannot be importe
 
 from __future__ import annotations
 
+import logging
 import sys
 from types import ModuleType
 from typing import Any, cast
@@ -18,6 +19,7 @@ def load_nncf() -> ModuleType:
     """Import NNCF, which quantizes. Raises: ImportError, it is not installed."""
     import nncf
 
+    logging.getLogger("nncf").setLevel(logging.WARNING)  # it names hundreds of nodes
     return nncf
 
 
