@@ -144,12 +144,14 @@ def calibrate(
     pixels: Iterable[NDArray[np.float32]],
     directory: Path,
     on_progress: Callable[[str], None] = lambda step: None,
+    vision: str | None = None,
 ) -> None:
     """Make the int8 form: weights of the text part in int8, those and the activations of the vision part too.
 
     pixels: pictures like those that will be captioned, (3, S, S) float32, normalised; their activations' ranges are
     what int8 must hold. The vision part stays float32 where int8 is not faster on this machine: x86 processors without
-    VNNI multiply int8 slower than float32. on_progress: told what is done next.
+    VNNI multiply int8 slower than float32. on_progress: told what is done next. vision: `float32` or `int8`, whichever
+    is faster.
     """
     nncf = load_nncf()
     form = begin_form(directory, checkpoint)
@@ -162,7 +164,7 @@ def calibrate(
     quantized = quantize_vision(plain, samples)
     on_progress("timing the vision part in float32 and in int8")
     seconds = {"float32": time_vision(plain, samples[0]), "int8": time_vision(quantized, samples[0])}
-    vision = min(seconds, key=lambda precision: seconds[precision])
+    vision = vision or min(seconds, key=lambda precision: seconds[precision])
     log.info("vision takes %(float32).2f s a picture in float32 and %(int8).2f s in int8", seconds)
     ov.save_model(quantized if vision == "int8" else plain, form.xml("see"), compress_to_fp16=False)
     for part in PARTS[1:]:
