@@ -19,7 +19,7 @@ STOP_S = 20.0
 # times over by whatever else runs on the machine, and the comparison would be in our favour.
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE"}
 T = TypeVar("T")
-_MEMORY = re.compile(r"^(VmHWM|VmRSS):\s+(\d+) kB", re.MULTILINE)
+_MEMORY = re.compile(r"^(VmHWM|VmRSS|RssFile):\s+(\d+) kB", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,11 @@ class Answered:
 
 @dataclass(frozen=True)
 class Memory:
-    """Megabytes of a process: the most it had at any time, and what it has now."""
+    """Megabytes of a process: the most it had at any time, what it has now, and how much of that is mapped files."""
 
     peak_mb: float
     resident_mb: float
+    mapped_mb: float
 
 
 class UnableError(Exception):
@@ -126,7 +127,7 @@ class Contender:
         if not path.exists():
             return None
         found = {name: int(kb) / 1024 for name, kb in _MEMORY.findall(path.read_text())}
-        return Memory(found["VmHWM"], found["VmRSS"])
+        return Memory(found["VmHWM"], found["VmRSS"], found["RssFile"])
 
     def close(self) -> None:
         """End the process."""

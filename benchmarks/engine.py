@@ -2,7 +2,7 @@
 
 (a) transformers' `generate`, one picture at a time, as servers do today; (b) our engine in torch; (c) and (d) in
 OpenVINO, float32 and int8. Full-size checkpoints with random weights and all pictures are made in --cache; nothing
-comes over the network. A run of base takes about half an hour on two cores, of large four times that.
+comes over the network.
 """
 
 from __future__ import annotations

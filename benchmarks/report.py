@@ -72,8 +72,9 @@ def _size(found: SizeResult, plan: Plan) -> list[str]:
         "",
         *_faults(found, plan),
         "“Same as (a)”: answers about small pictures, which every contender sees alike, and answers of the backfill, "
-        "where ours may read a JPEG at a reduced scale. In int8 a random network can write something else: how near a "
-        "trained one stays is for `florence-daemon quantize` to say.",
+        "where ours reads large JPEGs at a reduced scale: a random network turns the smallest difference into other "
+        "words. So does int8; how near a trained network stays is for `florence-daemon quantize` to say. “Backfill as "
+        "alone”: whether the same contender says the same of a picture among others.",
         "",
         *contender_table(found, LIFE),
         "",

@@ -42,7 +42,9 @@ class Row:
 
     unable: why it could not take part. ready_s, first_s: from the start of its process to the model, to the first
     caption. alone_s: a caption of one picture; both_s: caption and tags of one picture. per_s: pictures a second.
-    checked, same: answers that were compared with the reference's, and those that were equal; short: not full length.
+    checked, same: answers that were compared with the reference's, and those that were equal; backfilled: those of a
+    backfill. grouped: a backfill's answers that were compared with the same contender's own about one picture alone.
+    short: answers that are not of full length.
     """
 
     kind: Kind
@@ -60,6 +62,8 @@ class Row:
     same: int = 0
     backfilled: int = 0
     backfilled_same: int = 0
+    grouped: int = 0
+    grouped_same: int = 0
     short: int = 0
 
     @property

@@ -75,6 +75,7 @@ class Race:
         self._progress = progress
         self._running: dict[str, Contender] = {}
         self._captions: dict[str, dict[Path, str]] = {}
+        self._alone_captions: dict[str, dict[Path, str]] = {}
 
     def start(self) -> None:
         """Start each contender once to warm the disk and what it compiles, then once a round, to the first caption."""
@@ -173,6 +174,7 @@ class Race:
         if found.vision_s is not None and found.text_s is not None:
             row.vision_s.append(found.vision_s / count)
             row.text_s.append(found.text_s / count)
+        self._alone_captions[letter] = dict(zip(self._pictures.alone, _captions(found), strict=True))
 
     def _both(self, letter: str) -> None:
         found = self._answer(letter, self._pictures.alone, CAPTION, TAGS)
@@ -195,10 +197,13 @@ class Race:
         row = self.rows[letter]
         self._count(row, list(captions.values()))
         self._captions[letter] = captions
-        wanted = self._captions.get("a", {})
-        both = [picture for picture in captions if picture in wanted]
-        row.backfilled = len(both)
-        row.backfilled_same = sum(captions[picture] == wanted[picture] for picture in both)
+        row.backfilled, row.backfilled_same = _count_same(captions, self._captions.get("a", {}))
+        row.grouped, row.grouped_same = _count_same(captions, self._alone_captions.get(letter, {}))
+        if row.grouped_same < row.grouped and row.kind.precision == "float32":
+            wrong = row.grouped - row.grouped_same
+            self._progress.say(
+                f"{letter} WRITES OTHER TOKENS IN A BACKFILL THAN ALONE in {wrong} of {row.grouped} answers"
+            )
 
     def look_at_memory(self) -> None:
         """What each process holds with nothing to do, and the most it ever held."""
@@ -218,6 +223,12 @@ def _progress(size: str, kinds: Mapping[str, Kind], plan: Plan) -> Progress:
         for letter, kind in kinds.items()
     }
     return Progress(size, {letter: plan.rounds * (3 * plan.alone + count) for letter, count in done.items()})
+
+
+def _count_same(captions: Mapping[Path, str], others: Mapping[Path, str]) -> tuple[int, int]:
+    """How many pictures both have, and of how many they say the same."""
+    both = [picture for picture in captions if picture in others]
+    return len(both), sum(captions[picture] == others[picture] for picture in both)
 
 
 def _captions(found: Answered) -> Iterator[str]:

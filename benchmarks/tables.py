@@ -24,7 +24,8 @@ SPEED = (
     Column("backfill, pictures/s", lambda found, letter: in_number(usual(found.rows[letter].per_s), 3)),
     Column("× (a)", lambda found, letter: in_times(found.faster_backfill(letter))),
     Column("caption + tags ÷ caption", lambda found, letter: in_times(found.rows[letter].second_prompt)),
-    Column("same as (a)", lambda found, letter: _same(found.rows[letter])),
+    Column("same as (a)", lambda found, letter: NONE if letter == "a" else _same_as_a(found.rows[letter])),
+    Column("backfill as alone", lambda found, letter: _of(found.rows[letter], "grouped_same", "grouped")),
 )
 
 
@@ -40,12 +41,17 @@ def _at_rest(row: Row) -> float | None:
     return row.idle.resident_mb if row.idle else None
 
 
+def _mapped(row: Row) -> float | None:
+    return row.idle.mapped_mb if row.idle else None
+
+
 LIFE = (
     Column("ready", lambda found, letter: in_seconds(usual(found.rows[letter].ready_s))),
     Column("first caption", lambda found, letter: in_seconds(usual(found.rows[letter].first_s))),
     Column("loaded, MiB", lambda found, letter: in_number(_loaded(found.rows[letter]), 0)),
     Column("peak, MiB", lambda found, letter: in_number(_peak(found.rows[letter]), 0)),
     Column("at rest after work, MiB", lambda found, letter: in_number(_at_rest(found.rows[letter]), 0)),
+    Column("of that mapped files", lambda found, letter: in_number(_mapped(found.rows[letter]), 0)),
 )
 
 
@@ -116,8 +122,16 @@ def in_seconds(value: float | None) -> str:
     return NONE if value is None else f"{value:.2f} s"
 
 
-def _same(row: Row) -> str:
+def _same_as_a(row: Row) -> str:
     if not row.checked:
         return NONE
-    text = f"{row.same} of {row.checked}; backfill {row.backfilled_same} of {row.backfilled}"
-    return f"**{text}**" if row.same < row.checked and row.kind.precision == "float32" else text
+    return f"{_of(row, 'same', 'checked')}; backfill {row.backfilled_same} of {row.backfilled}"
+
+
+def _of(row: Row, some: str, every: str) -> str:
+    """How many of how many; bold where float32 should have had all."""
+    count, total = getattr(row, some), getattr(row, every)
+    if not total:
+        return NONE
+    text = f"{count} of {total}"
+    return f"**{text}**" if count < total and row.kind.precision == "float32" else text

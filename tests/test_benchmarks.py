@@ -55,6 +55,7 @@ def test_ours_writes_the_tokens_of_transformers(measured: SizeResult) -> None:
     row = measured.rows["b"]
     assert (row.same, row.checked) == (4, 4)
     assert (row.backfilled_same, row.backfilled) == (1, 1)
+    assert (row.grouped_same, row.grouped) == (1, 1)
 
 
 def test_contender_that_cannot_load_is_left_out_with_its_reason(measured: SizeResult) -> None:
@@ -93,7 +94,7 @@ def test_work_grows_with_the_batch_and_shrinks_with_int8(cache: Path) -> None:
 
 
 def test_aims_are_met_missed_or_not_measured() -> None:
-    row = Row(CPU["d"], alone_s=[1.0], both_s=[1.2], per_s=[4.0], idle=Memory(1900.0, 900.0))
+    row = Row(CPU["d"], alone_s=[1.0], both_s=[1.2], per_s=[4.0], idle=Memory(1900.0, 900.0, 300.0))
     other = Row(CPU["a"], alone_s=[4.0], per_s=[1.0])
     found = SizeResult("base", Work(1.0, 1.0, 1.0, 1, 1, 1), [Rates(1.0, 1.0)], {"a": other, "d": row})
     verdicts = {aim.what: aim.verdict for aim in find_aims(Result(PLAN, [], {}, [found]))}
