@@ -51,6 +51,8 @@ class OpenVinoBackend:
 
     def see(self, pixels: NDArray[np.float32]) -> Sequence[NDArray[np.float32]]:
         """Run the vision part: (B, 3, S, S) to B features (1, I, D). One picture keeps all cores busy."""
+        for part in self._parts.values():
+            part.let_go()  # a part's first run reads its weights from the file once more
         return [self._see.infer([picture[None]])[0].copy() for picture in pixels]
 
     def new_decoder(self) -> OpenVinoDecoder:

@@ -168,7 +168,7 @@ def calibrate(
     log.info("vision takes %(float32).2f s a picture in float32 and %(int8).2f s in int8", seconds)
     ov.save_model(quantized if vision == "int8" else plain, form.xml("see"), compress_to_fp16=False)
     for part in PARTS[1:]:
-        on_progress(f"quantizing the weights of the {part}ing part")
+        on_progress(f"quantizing the weights of the part that {part}s")
         compressed = nncf.compress_weights(
             export_part(part, network, checkpoint), mode=nncf.CompressWeightsMode.INT8_SYM
         )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from florence_daemon.engine.openvino_form import Form
 from florence_daemon.engine.openvino_quiet import ov
@@ -31,7 +31,15 @@ class Part:
     """A network that can run. mapped: the file that its weights lie in; it must not go while the network is used."""
 
     network: ov.CompiledModel
-    mapped: NDArray[np.uint8] | None = None
+    mapped: mmap.mmap | None = None
+
+    def let_go(self) -> None:
+        """Give back the memory of the mapped file: OpenVINO has made copies of the weights, laid out as it likes them.
+
+        What it still reads there comes back from the file by itself. Only Linux can be told.
+        """
+        if self.mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self.mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def load_part(form: Form, part: str) -> Part:
@@ -44,12 +52,21 @@ def load_part(form: Form, part: str) -> Part:
     blob = form.blob(part)
     if blob.is_file():
         try:
-            mapped = np.memmap(blob, dtype=np.uint8, mode="c")  # OpenVINO wants it writable; nothing is written
-            return Part(ov.Core().import_model(ov.Tensor(mapped, shared_memory=True), "CPU", SETTINGS), mapped)
+            return _map(blob)
         except RuntimeError:
             if not form.xml(part).is_file():
                 raise
     return Part(compile_part(form.xml(part), blob))
+
+
+def _map(blob: Path) -> Part:
+    with blob.open("rb") as file:
+        # OpenVINO wants it writable; what it might write would be this process's own.
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    tensor = ov.Tensor(np.frombuffer(mapped, np.uint8), shared_memory=True)
+    part = Part(ov.Core().import_model(tensor, "CPU", SETTINGS), mapped)
+    part.let_go()
+    return part
 
 
 def _write_whole(path: Path, compiled: ov.CompiledModel) -> None:

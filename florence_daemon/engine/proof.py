@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 FILE_NAME = "agreement.json"
 # Raised when the figures mean something else than before, so that what was measured otherwise is no proof.
 FORMAT = 1
+# A form that says the same from less memory may take as long; what others do on the machine makes seconds waver by this.
+MAX_SLOWDOWN = 1.25
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Report:
     @property
     def objections(self) -> list[str]:
         """What speaks against the other form; nothing where it is as good."""
-        return objections(self.agreements)
+        return objections(self.agreements) + _objections_to_speed(self.usual, self.other)
 
     def as_json(self) -> dict[str, Any]:
         """The report, with what follows from it, as it is printed and kept."""
@@ -115,12 +117,18 @@ def is_proof(directory: Path, image_size: int) -> bool:
         if (kept["circumstances"], *form) != (_circumstances(directory), "int8", image_size):
             log.warning("%s was measured otherwise than int8 would run now; repeat florence-daemon quantize", path)
             return False
-        return not objections(agreements)
+        return not objections(agreements) + _objections_to_speed(Form(**kept["usual"]), Form(**kept["other"]))
     except FileNotFoundError:
         return False
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         log.warning("%s cannot be read, so int8 is not proved: %r; repeat florence-daemon quantize", path, error)
         return False
+
+
+def _objections_to_speed(usual: Form, other: Form) -> list[str]:
+    if other.picture_s <= MAX_SLOWDOWN * usual.picture_s:
+        return []
+    return [f"it is slower here: {other.picture_s:.2f} s a picture, not {usual.picture_s:.2f} s"]
 
 
 def _circumstances(directory: Path) -> dict[str, Any]:

@@ -44,6 +44,14 @@ def test_a_bad_report_proves_nothing_but_is_kept(form: Path) -> None:
     assert (kept["is_good"], kept["objections"]) == (False, ["<OD>: box IoU is 0.500, 0.85 is needed"])
 
 
+def test_a_form_that_says_the_same_but_is_slower_is_not_proved(form: Path) -> None:
+    kept = json.loads(write_report(replace(REPORT, other=replace(REPORT.other, picture_s=8.0)), form).read_text())
+    assert not is_proof(form, 768)
+    assert kept["objections"] == ["it is slower here: 8.00 s a picture, not 6.00 s"]
+    write_report(replace(REPORT, other=replace(REPORT.other, picture_s=6.5)), form)
+    assert is_proof(form, 768)
+
+
 def test_a_report_about_another_picture_size_or_precision_proves_nothing(form: Path) -> None:
     write_report(REPORT, form)
     assert not is_proof(form, 576)
