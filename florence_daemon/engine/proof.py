@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 FILE_NAME = "agreement.json"
 # Raised when the figures mean something else than before, so that what was measured otherwise is no proof.
 FORMAT = 1
-# A form that says the same from less memory may take as long; what others do on the machine makes seconds waver by this.
+# A form that says the same from less memory may take as long; on a busy machine, seconds waver by this much.
 MAX_SLOWDOWN = 1.25
 
 
