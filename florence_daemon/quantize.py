@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from time import perf_counter
 from typing import Protocol
 
 from florence_daemon.config import FolderConfig
@@ -53,7 +52,7 @@ class Engines(Protocol):
         """The directory of this checkpoint's int8 form at this picture size."""
 
     def open(self, settings: EngineSettings) -> AbstractContextManager[AnswerFile]:
-        """Load a model for as long as the block lasts; what it gives answers asks about a picture's file."""
+        """Load a model for as long as the block lasts; it answers asks about a picture's file, with times."""
 
     def calibrate(self, settings: EngineSettings, pictures: Sequence[str], listener: Listener) -> None:
         """Make the int8 form after how large the network's numbers get on these pictures; leave out unreadable ones.
@@ -157,7 +156,11 @@ class _Answered:
 
     results: tuple[Result, ...]
     stages: Stages
-    picture_s: float
+
+    @property
+    def picture_s(self) -> float:
+        """From the file to the answers."""
+        return self.stages.decode_s + self.stages.vision_s + self.stages.text_s
 
 
 def _ask(
@@ -170,14 +173,13 @@ def _ask(
         progress = listener.begin(f"asking {form}", len(pictures))
         try:
             for path in pictures:
-                started_s = perf_counter()
                 try:
                     answers, stages = answer(path, asks)
                 except PictureError as error:
                     listener.skip(str(error))
                 else:
                     results = tuple(each.result for each in answers)
-                    answered[path] = _Answered(results, stages, perf_counter() - started_s)
+                    answered[path] = _Answered(results, stages)
                 progress.advance(failed=path not in answered)
         finally:
             progress.close()

@@ -9,6 +9,7 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from florence_daemon.config import DEFAULT_OUTPUTS, Config, ModelConfig
@@ -17,7 +18,7 @@ from florence_daemon.engine.agreement import Agreement, summarize
 from florence_daemon.engine.proof import Form, Report
 from florence_daemon.engine.protocol import Ask, EngineSettings
 from florence_daemon.errors import EngineError, PictureError, UsageError
-from florence_daemon.quantize import INT8, AnswerFile, Engines, Listener, Trial, choose_pictures, try_out
+from florence_daemon.quantize import INT8, AnswerFile, Answers, Engines, Listener, Trial, choose_pictures, try_out
 from florence_daemon.reporting import Progress, open_progress
 from florence_daemon.tasks import find_task
 from florence_daemon.worker import printable
@@ -107,7 +108,15 @@ class EnginesHere:
         from florence_daemon.engine.preprocess import read_picture
 
         backend, side_px = open_backend(settings), self.image_size(settings)
-        yield lambda path, asks: backend.answer(read_picture(path, side_px, settings.fast_decode), asks)
+
+        def answer(path: str, asks: Sequence[Ask]) -> Answers:
+            began_s = perf_counter()
+            picture = read_picture(path, side_px, settings.fast_decode)
+            decode_s = perf_counter() - began_s
+            answers, stages = backend.answer(picture, asks)
+            return answers, replace(stages, decode_s=decode_s)
+
+        yield answer
 
     def calibrate(self, settings: EngineSettings, pictures: Sequence[str], listener: Listener) -> None:
         """Make the int8 form; see `Engines.calibrate`."""

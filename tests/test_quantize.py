@@ -63,7 +63,7 @@ class FakeEngines:
             asked.append(path)
             is_int8 = settings.precision == "int8"
             say = self.say_int8 if is_int8 else say_name
-            stages = Stages(vision_s=1.0 if is_int8 else 3.0, text_s=1.0 if is_int8 else 2.0)
+            stages = Stages(1.0, vision_s=1.0, text_s=1.0) if is_int8 else Stages(1.0, vision_s=3.0, text_s=2.0)
             return [Answer(ask.prompt, say(path, ask)) for ask in asks], stages
 
         yield answer
@@ -147,6 +147,7 @@ def test_answers_that_agree_prove_int8(
         "<OD>               100.0 %                                         1.000",
         "all                100.0 %            1.000  1.000        1.000    1.000",
     ]
+    assert printed[8].startswith("2.00 × as fast: 3.00 s, not 6.00 s, for a picture and its 3 prompts")
     assert "(seeing 3.00 ×, writing 2.00 ×)" in printed[8]
     assert printed[-1] == "Proved: precision auto takes int8 at 768 pixels from now on."
 
