@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "florence_daemon"
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "florence_daemon"
 
 # Every room and its layer: a room may import rooms of lower layers only.
 LAYERS = {
@@ -131,6 +132,7 @@ HEAVY = (
     "huggingface_hub",
     "PIL",
     "openvino",
+    "pydantic",
 )
 
 
@@ -188,6 +190,18 @@ def test_daemon_process_imports_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print(*sorted(set({HEAVY!r}) & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert found == []
+
+
+def test_command_line_that_is_read_imports_nothing_heavy() -> None:
+    code = f"""
+import sys
+from florence_daemon.cli import app
+app(["check-config", "--help"], standalone_mode=False)
+app(["check-config", {str(ROOT / "config" / "florence-daemon.yaml")!r}], standalone_mode=False)
+print("heavy:", *sorted(set({HEAVY!r}) & set(sys.modules)))
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert found.splitlines()[-1].split() == ["heavy:"]
 
 
 def test_nothing_asks_for_remote_code_or_an_unsafe_pickle() -> None:
