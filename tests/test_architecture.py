@@ -18,6 +18,7 @@ LAYERS = {
     "signals": 0,
     "tasks": 1,
     "folders.settle": 1,
+    "folders.pauses": 1,
     "demo_pictures": 2,
     "engine.protocol": 2,
     "engine.files": 2,

@@ -6,12 +6,13 @@ start, every `rescan_s`, and whenever its root was replaced or mounted anew.
 
 from __future__ import annotations
 
+import heapq
 import logging
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, Protocol
 
@@ -26,6 +27,7 @@ from watchdog.events import (
 from watchdog.observers import Observer
 
 from florence_daemon.config import FolderConfig
+from florence_daemon.folders.pauses import Pauses
 from florence_daemon.folders.scan import find_images, is_image_name, is_wanted
 from florence_daemon.folders.settle import Settling, Stamp
 
@@ -59,6 +61,10 @@ class Root:
     watch: Any = None
     next_scan_s: float = 0.0
     health: str = "not looked at yet"
+    pauses: Pauses = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pauses = Pauses(os.fspath(self.folder.path))
 
 
 class _Inbox(FileSystemEventHandler):
@@ -92,6 +98,8 @@ class Watcher:
         self._settling = Settling()
         self._wake = threading.Event()
         self._inbox = _Inbox(self._wake)
+        self._later_lock = threading.Lock()
+        self._later: list[tuple[float, str]] = []
         self._observer: Any = None
         self._next_check_s = 0.0
         self._stopped = False
@@ -101,10 +109,26 @@ class Watcher:
         """How many files are being waited for."""
         return len(self._settling)
 
-    def touch(self, path: str) -> None:
-        """Look at `path` again, as if an event had named it; from any thread."""
-        self._inbox.paths.append((path, False))
+    def touch(self, path: str, delay_s: float = 0.0) -> None:
+        """Look at `path` again after `delay_s`, as if an event had named it; from any thread."""
+        with self._later_lock:
+            heapq.heappush(self._later, (self._clock() + delay_s, path))
         self._wake.set()
+
+    def pause(self, path: str, reason: str) -> None:
+        """Submit nothing of the root of `path` until it can be written again; from any thread.
+
+        Where the root itself can be written, only the directory of `path` stays paused.
+        """
+        root = self._root_of(path)
+        if root is not None:
+            root.pauses.add(path, reason)
+            self._wake.set()
+
+    def is_paused(self, path: str) -> bool:
+        """Tell whether `path` must wait until its folder can be written again; from any thread."""
+        root = self._root_of(path)
+        return root is not None and root.pauses.holds(path)
 
     def run(self) -> None:
         """Repeat `tick` until `stop`, sleeping while there is nothing to do."""
@@ -128,21 +152,48 @@ class Watcher:
         if now_s >= self._next_check_s:
             self._check(now_s)
             self._next_check_s = now_s + CHECK_S
+        self._resume(now_s)
         self._rescan(now_s)
         self._read_inbox(now_s)
+        self._read_later(now_s)
         for path, stamp in self._settling.ready(now_s):
-            folder = self._owner(path)
-            if folder is not None:
-                self._intake.submit(folder, path, stamp)
-        due = [self._next_check_s, *(root.next_scan_s for root in self.roots if root.identity is not None)]
-        settled_s = self._settling.next_due_s()
-        return min(due if settled_s is None else [*due, settled_s])
+            root = self._root_of(path)
+            if root is not None and is_wanted(root.folder, path) and not root.pauses.holds(path):
+                self._intake.submit(root.folder, path, stamp)
+        return min(self._due(now_s))
 
-    def _owner(self, path: str) -> FolderConfig | None:
-        """The folder whose settings count for `path`: the innermost of those that contain it."""
-        inside = [root.folder for root in self.roots if path.startswith(os.path.join(root.folder.path, ""))]
-        folder = max(inside, key=lambda folder: len(os.fspath(folder.path)), default=None)
-        return folder if folder is not None and is_wanted(folder, path) else None
+    def _due(self, now_s: float) -> list[float]:
+        """When something is to be done next."""
+        due = [self._next_check_s, *(root.next_scan_s for root in self.roots if root.identity is not None)]
+        with self._later_lock:
+            due += [due_s for due_s, _ in self._later[:1]]
+        others = [self._settling.next_due_s(), *(root.pauses.next_due_s() for root in self.roots)]
+        return due + [due_s for due_s in others if due_s is not None]
+
+    def _root_of(self, path: str) -> Root | None:
+        """The root whose settings count for `path`: the innermost of those that contain it."""
+        inside = [root for root in self.roots if path.startswith(os.path.join(root.folder.path, ""))]
+        return max(inside, key=lambda root: len(os.fspath(root.folder.path)), default=None)
+
+    def _resume(self, now_s: float) -> None:
+        """Scan what can be written again: what became ready in the meantime was not kept."""
+        for root in self.roots:
+            for directory in root.pauses.tick(now_s):
+                log.info("%s: can be written again; it goes on", directory)
+                self._scan(root, directory, now_s)
+            reasons = root.pauses.reasons()
+            if reasons and root.health != MISSING:
+                root.health = f"paused: {reasons[0]}"
+            elif root.health.startswith("paused: "):
+                root.health = "ok"
+
+    def _read_later(self, now_s: float) -> None:
+        while True:
+            with self._later_lock:
+                if not self._later or self._later[0][0] > now_s:
+                    return
+                _, path = heapq.heappop(self._later)
+            self._consider(path, now_s)
 
     def _check(self, now_s: float) -> None:
         """Watch roots that appeared or were replaced, and start over when watchdog's thread has died."""
@@ -238,9 +289,11 @@ class Watcher:
             self._consider(path, now_s)
 
     def _consider(self, path: str, now_s: float) -> None:
-        folder = self._owner(path)
-        if folder is not None and self._intake.needs(folder, path):
-            self._settling.touch(path, now_s, folder.settle_s)
+        root = self._root_of(path)
+        if root is None or not is_wanted(root.folder, path) or root.pauses.holds(path):
+            return
+        if self._intake.needs(root.folder, path):
+            self._settling.touch(path, now_s, root.folder.settle_s)
 
 
 def _identity(folder: FolderConfig) -> tuple[int, int] | None:
