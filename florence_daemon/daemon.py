@@ -21,6 +21,8 @@ from florence_daemon.folders.ledger import Ledger
 from florence_daemon.folders.watch import Watcher
 from florence_daemon.http.app import create_app
 from florence_daemon.http.server import HttpServer
+from florence_daemon.liveness import Keeper, Liveness
+from florence_daemon.notify import ServiceManager
 from florence_daemon.queue import Job, JobQueue
 from florence_daemon.signals import StopSignal
 from florence_daemon.worker import FolderIntake, Worker, printable
@@ -29,8 +31,9 @@ log = logging.getLogger(__name__)
 
 # Seconds between two looks whether the model has been idle for long enough.
 TICK_S = 0.5
-# What runs at a stop gets this long before it is given up.
-DRAIN_S = 60.0
+# A stop takes this long at most, of which what runs gets so much before it is given up.
+STOP_S = 60.0
+DRAIN_S = 45.0
 
 
 def engine_settings(config: Config) -> EngineSettings:
@@ -61,11 +64,21 @@ class Works:
         *,
         on_changed: Callable[[str], None] = lambda path: None,
         on_done: Callable[[Job, Done], None] = lambda job, done: None,
+        liveness: Liveness | None = None,
     ) -> None:
+        liveness = liveness or Liveness(time.monotonic)
+        self._show_life = liveness.expect("engine")
         self.ledger = Ledger()
         self.queue = JobQueue(config.server.max_queued)
         self.engine = Engine(engine_settings(config), config.model.idle_unload_s)
-        self.worker = Worker(self.queue, self.engine, self.ledger, on_changed=on_changed, on_done=on_done)
+        self.worker = Worker(
+            self.queue,
+            self.engine,
+            self.ledger,
+            on_changed=on_changed,
+            on_done=on_done,
+            show_life=liveness.expect("worker"),
+        )
         self._threads = [
             threading.Thread(target=self.worker.run, name="worker", daemon=True),
             threading.Thread(target=self._unload_when_idle, name="idle", daemon=True),
@@ -92,19 +105,28 @@ class Works:
     def _unload_when_idle(self) -> None:
         while not self._stopped.wait(TICK_S):
             self.engine.tick(more_waits=not self.queue.is_idle())
+            self._show_life()
 
 
 class Daemon:
     """The whole program: folders, queue, engine, HTTP."""
 
-    def __init__(self, config: Config, *, on_done: Callable[[Job, Done], None] = lambda job, done: None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        on_done: Callable[[Job, Done], None] = lambda job, done: None,
+        manager: ServiceManager | None = None,
+    ) -> None:
         """Bind the port; nothing runs yet. on_done: told of every answered job. Raises: ConfigError."""
         self._config = config
         self._started_s = time.monotonic()
         self._ready = False
-        self.works = Works(config, on_changed=self._look_again, on_done=on_done)
+        self._manager = manager or ServiceManager({})
+        liveness = Liveness(time.monotonic)
+        self.works = Works(config, on_changed=self._look_again, on_done=on_done, liveness=liveness)
         intake = FolderIntake(self.works.queue, self.works.ledger)
-        self.watcher = Watcher(config.folders, intake, time.monotonic)
+        self.watcher = Watcher(config.folders, intake, time.monotonic, liveness.expect("watcher"))
         app = create_app(
             queue=self.works.queue,
             model_name=config.model.name,
@@ -114,12 +136,22 @@ class Daemon:
         )
         self.server = HttpServer(app, config.server)
         self._watching = threading.Thread(target=self.watcher.run, name="watcher", daemon=True)
+        http_shows_life = liveness.expect("http")
+        self._keeper = Keeper(
+            self._manager,
+            liveness,
+            time.monotonic,
+            ask=lambda: self.server.call_soon(http_shows_life),
+            describe=self._describe,
+        )
 
     def start(self) -> None:
         """Begin to answer and to watch."""
         self.works.start()
         self.server.start()
         self._watching.start()
+        if self._manager.is_listening:
+            threading.Thread(target=self._keeper.run, name="keeper", daemon=True).start()
         self._ready = True
         log.info("florence-daemon %s answers at %s", __version__, self.server.address)
 
@@ -127,6 +159,8 @@ class Daemon:
         """Take nothing new, finish what runs, end the engine."""
         log.info("stopping%s", " at once" if at_once else ": what runs is finished first")
         self._ready = False
+        self._keeper.stop()
+        self._manager.stopping(STOP_S)
         self.watcher.stop()
         self.works.stop(at_once=at_once)
         self.server.stop()
@@ -157,6 +191,16 @@ class Daemon:
             ],
         }
 
+    def _describe(self) -> str:
+        """How the daemon is doing, in a line for the service manager."""
+        waiting = self.works.queue.counts()
+        running = waiting.pop("running")
+        counts = self.works.worker.counts
+        return (
+            f"model {self.works.engine.state().name}, {sum(waiting.values())} waiting, {running} running, "
+            f"{counts.captioned} captioned, {counts.failed} failed"
+        )
+
     def _model_status(self) -> dict[str, Any]:
         state = asdict(self.works.engine.state())
         resident = resident_bytes(state["pid"]) if state["pid"] else None
@@ -174,7 +218,7 @@ class Daemon:
 
 def serve(config: Config) -> int:
     """Run the daemon until a signal stops it; return the exit code. Raises: ConfigError."""
-    daemon = Daemon(config)
+    daemon = Daemon(config, manager=ServiceManager(os.environ))
     signals = StopSignal()
     daemon.start()
     return wait_and_stop(daemon, signals)

@@ -18,6 +18,7 @@ from florence_daemon.errors import CheckpointError, EngineCrashed, FlorenceError
 from florence_daemon.folders import sidecars
 from florence_daemon.folders.ledger import Ledger
 from florence_daemon.folders.settle import Stamp, stamp_of
+from florence_daemon.liveness import SHOW_S
 from florence_daemon.queue import Image, Job, JobQueue, Kind
 from florence_daemon.tasks import find_task
 
@@ -119,10 +120,11 @@ class Worker:
         *,
         on_changed: Callable[[str], None] = lambda path: None,
         on_done: Callable[[Job, Done], None] = lambda job, done: None,
+        show_life: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         pool: Executor | None = None,
     ) -> None:
-        """pool: writes sidecars, instead of threads of its own.
+        """pool: writes sidecars, instead of threads of its own. show_life: called between steps, every few seconds.
 
         on_changed: told of an image that changed while it was answered. on_done: told of every answered job.
         """
@@ -131,6 +133,7 @@ class Worker:
         self._ledger = ledger
         self._on_changed = on_changed
         self._on_done = on_done
+        self._show_life = show_life
         self._clock = clock
         self._pool = pool or ThreadPoolExecutor(WRITERS, thread_name_prefix="write")
         self._paused_until_s = 0.0
@@ -142,9 +145,10 @@ class Worker:
         """Work until `stop`; the queue must be closed too, which wakes a worker that waits."""
         while not self._stopped.is_set():
             try:
-                self.run_once(None)
+                self.run_once(SHOW_S)
             except Exception:
                 log.exception("the worker failed; it goes on")
+            self._show_life()
 
     def stop(self) -> None:
         """Make `run` return; what the engine has by then is still ended."""

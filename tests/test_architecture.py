@@ -16,6 +16,8 @@ PACKAGE = ROOT / "florence_daemon"
 LAYERS = {
     "errors": 0,
     "signals": 0,
+    "notify": 0,
+    "liveness": 1,
     "tasks": 1,
     "folders.settle": 1,
     "folders.pauses": 1,

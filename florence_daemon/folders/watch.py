@@ -30,6 +30,7 @@ from florence_daemon.config import FolderConfig
 from florence_daemon.folders.pauses import Pauses
 from florence_daemon.folders.scan import find_images, is_image_name, is_wanted
 from florence_daemon.folders.settle import Settling, Stamp
+from florence_daemon.liveness import SHOW_S
 
 log = logging.getLogger(__name__)
 
@@ -91,10 +92,18 @@ class _Inbox(FileSystemEventHandler):
 class Watcher:
     """Feeds an intake with the pictures of several folders. `tick` is one step; `run` repeats it."""
 
-    def __init__(self, folders: Sequence[FolderConfig], intake: Intake, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        folders: Sequence[FolderConfig],
+        intake: Intake,
+        clock: Callable[[], float],
+        show_life: Callable[[], None] = lambda: None,
+    ) -> None:
+        """show_life: called between steps, and while a folder is scanned."""
         self.roots = [Root(folder) for folder in folders]
         self._intake = intake
         self._clock = clock
+        self._show_life = show_life
         self._settling = Settling()
         self._wake = threading.Event()
         self._inbox = _Inbox(self._wake)
@@ -138,7 +147,8 @@ class Watcher:
             except Exception:
                 log.exception("watching failed; it goes on in %g s", CHECK_S)
                 due_s = self._clock() + CHECK_S
-            self._wake.wait(max(0.0, due_s - self._clock()))
+            self._show_life()
+            self._wake.wait(min(max(0.0, due_s - self._clock()), SHOW_S))
             self._wake.clear()
         self._stop_observer()
 
@@ -286,6 +296,7 @@ class Watcher:
 
     def _scan(self, root: Root, start: str, now_s: float) -> None:
         for path in find_images(root.folder, start, on_error=_say_unreadable):
+            self._show_life()
             self._consider(path, now_s)
 
     def _consider(self, path: str, now_s: float) -> None:

@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from waitress.channel import HTTPChannel
@@ -68,6 +69,10 @@ class HttpServer:
     def start(self) -> None:
         """Begin to answer."""
         self._thread.start()
+
+    def call_soon(self, call: Callable[[], None]) -> None:
+        """Have the thread that serves all connections call `call`, which shows that it does not hang."""
+        self._server.trigger.pull_trigger(call)
 
     def stop(self) -> None:
         """Take no more connections, let finished answers out, and end."""
