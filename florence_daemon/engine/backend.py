@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast
 from florence_daemon.engine import decoder
 from florence_daemon.engine.batching import Batching
 from florence_daemon.engine.checkpoint import Checkpoint, find, open_checkpoint
-from florence_daemon.engine.memory import USUAL_TOKENS, choose_batch, free_ram_bytes
+from florence_daemon.engine.memory import USUAL_TOKENS, choose_batch, free_ram_bytes, return_freed_blocks
 from florence_daemon.engine.one_by_one import OneByOne
 from florence_daemon.engine.preprocess import Picture
 from florence_daemon.engine.proof import is_proved
@@ -82,6 +82,7 @@ def open_backend(settings: EngineSettings) -> Backend:
     # Before torch is imported. Its threads would spin while they wait for each other, which on cores that something
     # else uses too is most of the time: one answer on two busy cores took 1.2 to 18 s so, and takes 0.3 s asleep.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    return_freed_blocks()
     device = choose_device("cpu" if settings.engine == "openvino" and settings.device == "auto" else settings.device)
     engine = choose_engine(settings.engine, settings.precision, device)
     check_precision(settings.precision, engine)

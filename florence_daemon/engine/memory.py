@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,9 @@ USUAL_TOKENS = 512
 # A step for eight questions costs little more than for one; beyond, a CPU is busy and each question only waits longer.
 CPU_BATCH = 8
 GPU_BATCH = 64
+# glibc's mallopt: blocks from this size on get pages of their own, which go back when they are freed.
+_M_MMAP_THRESHOLD = -3
+_OWN_PAGES_BYTES = 2**20
 
 
 def choose_batch(wanted: int, device: str, free_bytes: int | None, question_bytes: int) -> int:
@@ -22,6 +27,18 @@ def choose_batch(wanted: int, device: str, free_bytes: int | None, question_byte
     if free_bytes is None:
         return min(most, CPU_BATCH)
     return max(1, min(most, int(SHARE * free_bytes) // max(1, question_bytes)))
+
+
+def return_freed_blocks() -> None:
+    """Let large blocks go back to the system when they are freed.
+
+    By default glibc keeps them once a block of 32 MB was freed: the engine of base then holds 90 MB more than it uses.
+    Does nothing elsewhere.
+    """
+    if sys.platform.startswith("linux"):
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(_M_MMAP_THRESHOLD, _OWN_PAGES_BYTES)
 
 
 def free_ram_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int | None:

@@ -51,9 +51,9 @@ class OpenVinoBackend:
 
     def see(self, pixels: NDArray[np.float32]) -> Sequence[NDArray[np.float32]]:
         """Run the vision part: (B, 3, S, S) to B features (1, I, D). One picture keeps all cores busy."""
-        for part in self._parts.values():
-            part.let_go()  # a part's first run reads its weights from the file once more
-        return [self._see.infer([picture[None]])[0].copy() for picture in pixels]
+        features = [self._see.infer([picture[None]])[0] for picture in pixels]
+        self._parts["see"].let_go()  # some weights are read from the file again at each run: 72 MB of base in int8
+        return features
 
     def new_decoder(self) -> OpenVinoDecoder:
         """Begin with no questions."""
@@ -71,6 +71,15 @@ class OpenVinoBackend:
         self._embedding: NDArray[np.float32] = np.load(form.directory / EMBEDDING, mmap_mode="r")
         self._parts = {part: load_part(form, part) for part in PARTS}
         self._see, self._read = (self._parts[part].network.create_infer_request() for part in ("see", "read"))
+        self._lay_out_weights(form)
+
+    def _lay_out_weights(self, form: Form) -> None:
+        """Run the text part once: its first run makes OpenVINO's copies of the weights, and the file is let go of."""
+        decoder = self.new_decoder()
+        decoder.join(np.zeros((1, form.image_tokens, self._embedding.shape[1]), np.float32), [0], beams=1)
+        decoder.step([0], [0])
+        for part in self._parts.values():
+            part.let_go()
 
 
 def _temporary_for(owner: object) -> str:

@@ -56,7 +56,8 @@ class OpenVinoDecoder:
 
     def join(self, features: NDArray[np.float32], prompt: Sequence[int], beams: int) -> None:
         """Read picture and prompt for a new question."""
-        found = self._read.infer([features, self._embedding[list(prompt)][None]])
+        # Outputs stay where OpenVINO has them until they are in the tables: a copy would be 22 MB for base.
+        found = self._read.infer([features, self._embedding[list(prompt)][None]], share_outputs=True)
         place, length = len(self._questions), features.shape[1] + len(prompt)
         self._make_room(place + 1, length)
         for layer in range(self._form.layers):
@@ -127,7 +128,7 @@ class OpenVinoDecoder:
         for name, array in inputs.items():
             # Not copied: tables of some hundred megabytes are read where they lie.
             self._write.set_tensor(name, ov.Tensor(np.ascontiguousarray(array), shared_memory=True))
-        self._write.infer()
+        self._write.infer(share_outputs=True)
 
     def _continuations(self, rows: NDArray[np.int64]) -> Continuations:
         def all_logits(wanted: Sequence[int]) -> NDArray[np.float32]:
