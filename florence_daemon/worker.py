@@ -80,7 +80,7 @@ class FolderIntake:
 
     def submit(self, folder: FolderConfig, path: str, stamp: Stamp) -> None:
         """Queue the image, unless this very file was tried and refused."""
-        if self._queue.holds(path) or self._ledger.has_failed(path, stamp):
+        if self._queue.holds(path) or self._has_failed(path, stamp):
             return
         owner = sidecars.image_with_same_sidecar(path)
         if owner is not None:
@@ -95,6 +95,10 @@ class FolderIntake:
             self._queue.put(Job(Kind.FOLDER, path, asks_of(outputs), Image(path, outputs, stamp)))
         except Stopping:
             log.debug("%s: found while stopping; the next start takes it up", printable(path))
+
+    def _has_failed(self, path: str, stamp: Stamp) -> bool:
+        entry = self._ledger.entry(path)
+        return entry is not None and entry.failure is not None and entry.failure.stamp == stamp
 
 
 def shared_sidecar(path: str, owner: str, outputs: Collection[OutputConfig]) -> SidecarError:

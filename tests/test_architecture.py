@@ -33,7 +33,10 @@ LAYERS = {
     "config_file": 3,
     "folders.scan": 3,
     "folders.sidecars": 3,
-    "folders.ledger": 3,
+    "folders.holder": 0,
+    "folders.records": 3,
+    "folders.ledger_file": 3,
+    "folders.ledger": 4,
     "folders.watch": 4,
     "engine.layout": 3,
     "engine.shapes": 4,
@@ -91,7 +94,7 @@ LAYERS = {
 # Outside libraries and the rooms that alone may import them.
 OWNERS = {
     "watchdog": {"folders.watch"},
-    "sqlite3": {"folders.ledger"},
+    "sqlite3": {"folders.ledger", "folders.ledger_file"},
     "httpx": {"client"},
     "waitress": {"http.server"},
     "falcon": {"http.app", "http.health", "http.question", "http.vision"},

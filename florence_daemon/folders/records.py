@@ -1,0 +1,119 @@
+"""What the ledger remembers of an image: how its sidecars were made, what went wrong, when it is tried again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+
+from florence_daemon.config import ModelConfig, OutputConfig
+from florence_daemon.folders.settle import Stamp
+from florence_daemon.tasks import find_task
+
+# A picture whose claim was left this often by a process that died while at it is set aside.
+MAX_LEFT = 3
+# Seconds until a failure that may heal is tried again: doubled at each failure, up to the longest.
+FIRST_RETRY_S = 1.0
+LONGEST_RETRY_S = 6 * 3600.0
+
+
+@dataclass(frozen=True)
+class Making:
+    """What decides a text besides the picture. settings: a hash; empty when unknown, as at a server elsewhere."""
+
+    model: str
+    prompt: str
+    settings: str
+
+    def is_same(self, other: Making) -> bool:
+        """Tell whether the same text is to be expected. Settings that are unknown count as the same."""
+        known = self.settings and other.settings
+        return (self.model, self.prompt) == (other.model, other.prompt) and not (
+            known and self.settings != other.settings
+        )
+
+
+@dataclass(frozen=True)
+class Written:
+    """A sidecar that this program wrote.
+
+    digest: of its bytes. size_bytes, mtime_ns, content: of the picture that it tells about; content is the digest of
+    the picture's bytes, None when they could not be read.
+    """
+
+    suffix: str
+    digest: bytes
+    size_bytes: int
+    mtime_ns: int
+    content: bytes | None
+    making: Making
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An image that was not captioned.
+
+    attempts: how often it was tried as it is. error: the class in `errors`. stamp: the file that failed.
+    next_try_s: seconds since the epoch; None waits until the file changes, or until somebody asks for it.
+    """
+
+    path: str
+    reason: str
+    attempts: int
+    stamp: Stamp | None
+    error: str = "FlorenceError"
+    next_try_s: float | None = None
+
+    def is_due(self, now_s: float) -> bool:
+        """Tell whether it is time to try again. A wait longer than the longest is the clock's fault, not a wait."""
+        return self.next_try_s is not None and not 0 < self.next_try_s - now_s <= LONGEST_RETRY_S
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of one image. left: how often a process died while it was at it, in a row."""
+
+    failure: Failure | None = None
+    left: int = 0
+    written: tuple[Written, ...] = ()
+
+
+def making_of(model: ModelConfig, output: OutputConfig) -> Making:
+    """How this configuration makes this output. Where it runs (engine, device) is meant to change no text."""
+    settings = (model.precision, model.image_size, model.fast_decode, model.num_beams, model.max_new_tokens)
+    name = model.name if model.revision is None else f"{model.name}@{model.revision}"
+    return Making(name, prompt_of(output), digest_of(repr(settings).encode()).hex())
+
+
+def prompt_of(output: OutputConfig) -> str:
+    """The prompt in its one spelling, with its text: <CAPTION> however it was written."""
+    task, text = find_task(output.prompt)
+    return task.token + (text or "")
+
+
+def digest_of(content: bytes) -> bytes:
+    """What stands for these bytes: two texts or pictures do not share one (16 bytes of BLAKE2b)."""
+    return hashlib.blake2b(content, digest_size=16).digest()
+
+
+def content_of(path: str) -> bytes | None:
+    """The digest of a file's bytes; None when it cannot be read."""
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        with open(path, "rb", buffering=0) as file:
+            while piece := file.read(1 << 20):
+                digest.update(piece)
+    except (OSError, ValueError):
+        return None
+    return digest.digest()
+
+
+def retry_after_s(attempts: int) -> float:
+    """How long to wait after so many failures in a row: 1 s, 2 s, 4 s, … 6 hours."""
+    return float(min(LONGEST_RETRY_S, FIRST_RETRY_S * 2 ** min(attempts - 1, 20)))
+
+
+def key_of(path: str) -> tuple[bytes, bytes]:
+    """Directory and name as bytes: names need not be UTF-8."""
+    directory, name = os.path.split(os.path.abspath(path))
+    return os.fsencode(directory), os.fsencode(name)
