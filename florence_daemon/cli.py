@@ -52,6 +52,14 @@ class Overwrite(str, Enum):
     always = "always"
 
 
+class ServiceAction(str, Enum):
+    """What can be done with the service."""
+
+    install = "install"
+    uninstall = "uninstall"
+    print = "print"
+
+
 class Precision(str, Enum):
     """What quantize can try."""
 
@@ -287,6 +295,28 @@ def check_config(
     for folder in settings.folders:
         writes = ", ".join(f"{output.prompt} to {output.suffix}" for output in folder.outputs)
         print(f"{folder.path}: {writes}{'' if folder.path.is_dir() else ' (not there yet)'}")
+
+
+@app.command()
+def service(
+    action: Annotated[ServiceAction, typer.Argument(metavar="install|uninstall|print", help="What to do with it.")],
+    config: ConfigOption = None,
+    system: Annotated[
+        bool | None,
+        typer.Option("--system/--user", help="The system's, or your own; as root --system.", show_default=False),
+    ] = None,
+) -> None:
+    """Have systemd run it: install and start the service, remove it, or print what would be installed."""
+    if os.name == "nt":
+        raise UsageError("systemd is for Linux; on Windows, NSSM makes a service of `florence-daemon run`")
+    from florence_daemon import service as systemd_service
+
+    if action is ServiceAction.uninstall:
+        systemd_service.uninstall(system)
+    elif action is ServiceAction.install:
+        systemd_service.install(config, system)
+    else:
+        systemd_service.show(config, system)
 
 
 def _settings(

@@ -11,6 +11,7 @@ FlorenceError
 ├── QueueFull            too many requests are waiting             HTTP 503
 ├── Stopping             the daemon takes no new work              HTTP 503
 ├── SidecarError         a sidecar could not be written
+├── ServiceError         the service could not be installed or started
 └── ServerError          a Florence Daemon elsewhere refused or did not answer
 """
 
@@ -57,6 +58,10 @@ class Stopping(FlorenceError):
 
 class SidecarError(FlorenceError):
     """A sidecar could not be written, or would belong to two images."""
+
+
+class ServiceError(FlorenceError):
+    """The service manager, or the service itself, refused to do what was asked."""
 
 
 class ServerError(FlorenceError):

@@ -1,0 +1,101 @@
+"""From a configuration and a machine to the service that fits both: what it may see, write, reach and use."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import florence_daemon
+from florence_daemon import service_paths
+from florence_daemon.config import Config, ServerConfig
+from florence_daemon.config_file import state_directory
+from florence_daemon.service_unit import CACHE, LOCAL_NETWORKS, Service
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a unit depends on beside the configuration.
+
+    program: the directories that Python and this program are in. hub: where a person's downloaded models are. groups:
+    own the GPU's device files.
+    """
+
+    python: str
+    program: tuple[str, ...]
+    hub: str
+    mounts: frozenset[str] = frozenset()
+    has_gpu: bool = False
+    groups: tuple[str, ...] = ()
+
+
+def this_machine(environ: Mapping[str, str]) -> Machine:
+    """Look at the machine this runs on."""
+    places = (sys.prefix, sys.base_prefix, str(Path(florence_daemon.__file__).parents[1]))
+    caches = Path(environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return Machine(
+        python=sys.executable,
+        program=tuple({path for place in places for path in (place, os.path.realpath(place))}),
+        hub=str(Path(environ.get("HF_HOME") or caches / "huggingface").expanduser().absolute()),
+        mounts=service_paths.mount_points(),
+        has_gpu=any(os.path.exists(f"/dev/{name}") for name in ("nvidiactl", "kfd")),
+        groups=tuple(sorted(set(_device_groups()))),
+    )
+
+
+def plan_service(config: Config, path: Path, machine: Machine, *, is_system: bool) -> Service:
+    """Decide what the service of this configuration file, which holds `config`, is given on that machine."""
+    folders = {held for folder in config.folders for held in service_paths.holders(str(folder.path), machine.mounts)}
+    own = _own_directories(config, machine, is_system=is_system)
+    writable = service_paths.outermost((*folders, *own))
+    seen = (*machine.program, str(path), *([config.model.name] if os.path.isabs(config.model.name) else []))
+    return Service(
+        is_system=is_system,
+        python=machine.python,
+        config=str(path),
+        hub=CACHE if is_system else machine.hub,
+        own=own,
+        writable=tuple(each for each in writable if not service_paths.is_hidden(each)),
+        shown_writable=tuple(each for each in writable if service_paths.is_hidden(each)),
+        shown=tuple(each for each in service_paths.outermost(seen) if service_paths.is_hidden(each)),
+        networks=() if _is_loopback(config.server) else LOCAL_NETWORKS,
+        has_gpu=_wants_gpu(config.model.device, machine),
+        groups=machine.groups,
+    )
+
+
+def _own_directories(config: Config, machine: Machine, *, is_system: bool) -> tuple[str, ...]:
+    """Where the program keeps what it makes; the usual places of a system's service are systemd's to make and give."""
+    state = str(state_directory(config.state, {}))
+    if is_system:
+        return (state,) if config.state.dir is not None else ()
+    return (state, machine.hub)
+
+
+def _is_loopback(server: ServerConfig) -> bool:
+    if server.host == "localhost":
+        return True
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(server.host).is_loopback
+    return False
+
+
+def _wants_gpu(device: str, machine: Machine) -> bool:
+    return device.startswith("cuda") or (device == "auto" and machine.has_gpu)
+
+
+def _device_groups() -> Iterator[str]:
+    """The groups to which GPUs' device files belong; NVIDIA's are open to all."""
+    if sys.platform == "win32":
+        return
+    import grp
+
+    for file in (Path("/dev/kfd"), *Path("/dev/dri").glob("render*")):
+        with contextlib.suppress(OSError, KeyError):
+            group = grp.getgrgid(file.stat().st_gid).gr_name
+            if group != "root":
+                yield group
