@@ -161,6 +161,7 @@ def main() -> None:
     from florence_daemon.cli import main as real_main
 
     handle.BOOT = BOOT
+    os.environ.pop("LD_PRELOAD", None)  # a clock that is set for the daemon is not the engine's
     real_main()
 
 

@@ -163,14 +163,11 @@ class DaemonProcess:
     def freeze(self) -> None:
         """Let it do nothing until `thaw`; the kernel goes on collecting events for it."""
         os.kill(self.pid, signal.SIGSTOP)
-        wait_for(lambda: self._state() == "T", 10, "the daemon to stand still")
+        wait_for(lambda: state_of(self.pid) == "T", 10, "the daemon to stand still")
 
     def thaw(self) -> None:
         """Let it go on."""
         os.kill(self.pid, signal.SIGCONT)
-
-    def _state(self) -> str:
-        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
 
     def kill(self) -> None:
         """End it as a crash or an out-of-memory kill does, its engine too; return when they are gone."""
@@ -205,4 +202,12 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         return
-    wait_for(lambda: not Path(f"/proc/{pid}").exists(), 10, f"process {pid} to end")
+    wait_for(lambda: state_of(pid) in "Z", 10, f"process {pid} to end")
+
+
+def state_of(pid: int) -> str:
+    """The letter that /proc has for what a process does, `T` when stopped; empty when there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
