@@ -17,7 +17,8 @@ from florence_daemon.daemon import Works
 from florence_daemon.engine.protocol import Done, Stages
 from florence_daemon.errors import CheckpointError, FlorenceError, PictureError, ServerError, Stopping
 from florence_daemon.folders import sidecars
-from florence_daemon.folders.scan import find_images, is_image_name
+from florence_daemon.folders.names import is_image_name
+from florence_daemon.folders.scan import find_images
 from florence_daemon.folders.settle import stamp_of
 from florence_daemon.queue import Image, Job, Kind
 from florence_daemon.worker import asks_of, shared_sidecar, write_sidecars

@@ -176,7 +176,12 @@ class FolderConfig:
     outputs: tuple[OutputConfig, ...] = field(default=DEFAULT_OUTPUTS, validator=[_not_empty, _distinct_extensions])
     # Seconds a file must stay unchanged before it is read.
     settle_s: float = field(default=1.0, validator=_between(0, 3600))
-    # Seconds between two looks at the whole folder; lower it for network shares, which send no events.
+    # auto (told of changes by the file system; network shares, which do not tell, are looked at every poll_s),
+    # always (looked at every poll_s only), never (told of changes only, whatever the file system).
+    poll: str = field(default="auto", validator=_one_of("auto", "always", "never"))
+    # Seconds between two looks at a folder that does not tell of its changes.
+    poll_s: float = field(default=10.0, validator=_between(1, 24 * 3600))
+    # Seconds between two looks at a folder that does; they find what was not told.
     rescan_s: float = field(default=300.0, validator=_between(1, 7 * 24 * 3600))
 
 

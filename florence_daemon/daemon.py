@@ -18,6 +18,7 @@ from florence_daemon.engine.process import Engine
 from florence_daemon.engine.protocol import Done, EngineSettings
 from florence_daemon.errors import Stopping
 from florence_daemon.folders.ledger import Ledger
+from florence_daemon.folders.root import RootWatcher
 from florence_daemon.folders.watch import Watcher
 from florence_daemon.http.app import create_app
 from florence_daemon.http.server import HttpServer
@@ -181,9 +182,7 @@ class Daemon:
                 "captioned": counts.captioned,
                 "failed": counts.failed,
             },
-            "folders": [
-                {"path": printable(str(root.folder.path)), "health": root.health} for root in self.watcher.roots
-            ],
+            "folders": [self._folder_status(root) for root in self.watcher.roots],
             "failures": [
                 {"path": printable(each.path), "reason": each.reason, "attempts": each.attempts}
                 for each in works.ledger.failures()
@@ -210,6 +209,16 @@ class Daemon:
             **state,
             "resident_mb": round(resident / 2**20) if resident else None,
             "idle_unload_s": self._config.model.idle_unload_s,
+        }
+
+    def _folder_status(self, root: RootWatcher) -> dict[str, Any]:
+        health = self.watcher.health_of(root)
+        return {
+            "path": printable(root.path),
+            "health": health.state,
+            "reason": printable(health.reason),
+            "watching": root.watching(),
+            "settling": root.settling,
         }
 
     def _look_again(self, path: str) -> None:

@@ -128,6 +128,11 @@ class JobQueue:
         with self._changed:
             return self._images[path] > 0
 
+    def images_below(self, prefix: str) -> int:
+        """How many images whose paths begin so wait or run."""
+        with self._changed:
+            return sum(path.startswith(prefix) for path in self._images)
+
     def is_idle(self) -> bool:
         """Tell whether nothing waits and nothing runs."""
         with self._changed:

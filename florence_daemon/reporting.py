@@ -112,7 +112,8 @@ def status_lines(status: dict[str, Any]) -> list[str]:
     lines.append(
         f"done     {queue['captioned']} captioned, {queue['failed']} failed, up {_say_time(status['uptime_s'])}"
     )
-    lines += [f"folder   {folder['path']}: {folder['health']}" for folder in status["folders"]]
+    for folder in status["folders"]:
+        lines.append(f"folder   {folder['path']}: {folder['health']}, {folder['reason'] or folder['watching']}")
     for failure in status["failures"]:
         tries = f" ({failure['attempts']} tries)" if failure["attempts"] > 1 else ""
         lines.append(f"failed   {failure['path']}: {failure['reason']}{tries}")

@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,6 +17,7 @@ from florence_daemon.engine.protocol import Ask, Done
 from florence_daemon.errors import CheckpointError, EngineCrashed, FlorenceError, SidecarError, Stopping
 from florence_daemon.folders import sidecars
 from florence_daemon.folders.ledger import Ledger
+from florence_daemon.folders.scan import Listing
 from florence_daemon.folders.settle import Stamp, stamp_of
 from florence_daemon.liveness import SHOW_S
 from florence_daemon.queue import Image, Job, JobQueue, Kind
@@ -65,6 +66,21 @@ class FolderIntake:
     def __init__(self, queue: JobQueue, ledger: Ledger) -> None:
         self._queue = queue
         self._ledger = ledger
+
+    def waiting(self, folder: FolderConfig) -> int:
+        """How many of the folder's images wait or run."""
+        return self._queue.images_below(os.path.join(folder.path, ""))
+
+    def lacking(self, folder: FolderConfig, listing: Listing) -> Iterator[str]:
+        """The images of one directory that `needs` would name, told by the directory's names alone."""
+        owners: dict[str, str] = {}
+        for name in listing.images:
+            stem = os.path.splitext(name)[0]
+            is_first = owners.setdefault(stem, name) == name
+            if is_first and all(stem + output.suffix in listing.names for output in folder.outputs):
+                self._ledger.settled(listing.path(name))
+            elif not self._queue.holds(listing.path(name)):
+                yield name
 
     def needs(self, folder: FolderConfig, path: str) -> bool:
         """Tell whether a sidecar is missing that is not being made already, or belongs to another image.

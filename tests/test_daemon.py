@@ -216,4 +216,4 @@ def test_model_that_is_not_there_is_said_and_the_pictures_wait(start_daemon: Sta
 
 def test_folder_that_is_missing_at_start_is_looked_for(start_daemon: StartDaemon, folder: Path) -> None:
     daemon = start_daemon("--watch", str(folder / "later"))
-    assert wait_for(lambda: daemon.get("/status")["folders"])[0]["health"] == "missing"
+    assert wait_for(lambda: daemon.get("/status")["folders"])[0]["health"] == "failed"

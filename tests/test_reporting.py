@@ -38,7 +38,7 @@ def status(**model: Any) -> dict[str, Any]:
         "uptime_s": 61,
         "model": {"name": "demo"} | idle | model,
         "queue": {"http": 0, "folder": 3, "backfill": 0, "running": 1, "settling": 2, "captioned": 5, "failed": 1},
-        "folders": [{"path": "/p", "health": "ok"}],
+        "folders": [{"path": "/p", "health": "ok", "reason": "", "watching": "told of changes"}],
         "failures": [{"path": "/p/a.jpg", "reason": "is truncated", "attempts": 3}],
     }
 
@@ -48,7 +48,7 @@ def test_status_is_readable() -> None:
         "model    demo: unloaded",
         "queue    3 folder waiting, 1 running, 2 settling",
         "done     5 captioned, 1 failed, up 0:01:01",
-        "folder   /p: ok",
+        "folder   /p: ok, told of changes",
         "failed   /p/a.jpg: is truncated (3 tries)",
     ]
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 # Seconds of the first rest; each further one is twice as long, up to the longest.
-FIRST_S = 5.0
+FIRST_S = 1.0
 LONGEST_S = 300.0
 # An empty file can still be made on a full disk, so the probe holds about as much as a sidecar.
 PROBE_BYTES = 4096

@@ -1,65 +1,88 @@
-"""Walk a folder for pictures: which names count, in what order, never leaving the folder."""
+"""Walk a folder for pictures, one directory at a time, never leaving the folder and never opening a file."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from fnmatch import fnmatch
-from pathlib import PurePath
+import stat
+import sys
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 
-from florence_daemon.config import IMAGE_SUFFIXES, FolderConfig
-
-# What browsers, editors and copy programs call a file that is not whole yet. Names that end in no picture's suffix
-# (a.jpg.part, a.jpg.crdownload) never count; this is for those that do.
-TEMPORARY_NAMES = (".*", "~*", "*.tmp.*", "*.part.*", "*.crdownload.*")
+from florence_daemon.config import FolderConfig
+from florence_daemon.folders.names import is_directory_name, is_image_name, is_taken
 
 
-def is_image_name(name: str) -> bool:
-    """Tell whether a file of this name is taken for a picture."""
-    if os.path.splitext(name)[1].lower() not in IMAGE_SUFFIXES:
+@dataclass(frozen=True)
+class Listing:
+    """What one directory held when it was read; with these names nobody needs to ask the disk for each.
+
+    images: names of the pictures that the folder's settings take, in their order.
+    names: every name in the directory, hidden ones and directories too.
+    """
+
+    directory: str
+    images: tuple[str, ...]
+    names: frozenset[str]
+
+    def path(self, name: str) -> str:
+        """The path of one of the names."""
+        return os.path.join(self.directory, name)
+
+
+def list_directories(
+    folder: FolderConfig,
+    start: str | None = None,
+    on_error: Callable[[OSError], None] = lambda error: None,
+    leave_out: Collection[str] = (),
+) -> Iterator[Listing]:
+    """Yield what each directory below `start` (the folder itself unless given) holds, in the order of their names.
+
+    Each is read when it is asked for, so a million pictures are never in memory at once. Symbolic links are not
+    followed, neither to files nor to directories: a link could lead out of the folder or in a circle. Directories of
+    `leave_out` and those that names.py ignores are not read; one that cannot be read goes to `on_error`.
+    """
+    pending = [os.fspath(start if start is not None else folder.path)]
+    while pending:
+        directory = pending.pop()
+        try:
+            listing, deeper = _list(folder, directory)
+        except OSError as error:
+            on_error(error)
+            continue
+        yield listing
+        pending.extend(path for path in reversed(deeper) if path not in leave_out)
+
+
+def _list(folder: FolderConfig, directory: str) -> tuple[Listing, list[str]]:
+    """Read one directory; return it and the directories in it that are looked into. One system call per 32 KB."""
+    names: list[str] = []
+    images: list[str] = []
+    deeper: list[str] = []
+    relative = os.path.relpath(directory, folder.path)
+    prefix = "" if relative == os.curdir else relative + os.sep
+    with os.scandir(directory) as found:
+        for entry in found:
+            name = entry.name
+            names.append(name)
+            if entry.is_dir(follow_symlinks=False):
+                if folder.recursive and is_directory_name(name) and not _is_junction(entry):
+                    deeper.append(entry.path)
+            elif is_image_name(name) and entry.is_file(follow_symlinks=False) and is_taken(folder, prefix + name, name):
+                images.append(name)
+    return Listing(directory, tuple(sorted(images)), frozenset(names)), sorted(deeper)
+
+
+def _is_junction(entry: os.DirEntry[str]) -> bool:
+    """On Windows a junction is a link to a directory, though not a symbolic one."""
+    if sys.platform != "win32":
         return False
-    return not any(fnmatch(name, pattern) for pattern in TEMPORARY_NAMES)
-
-
-def is_wanted(folder: FolderConfig, path: str) -> bool:
-    """Tell whether `path`, somewhere below the folder, is a picture that the folder's settings take."""
-    relative = os.path.relpath(path, folder.path)
-    parents, name = os.path.split(relative)
-    if not is_image_name(name):
-        return False
-    if parents and (not folder.recursive or any(part.startswith(".") for part in PurePath(parents).parts)):
-        return False
-    relative = relative.replace(os.sep, "/")
-    if any(_matches(relative, name, pattern) for pattern in folder.exclude):
-        return False
-    return not folder.include or any(_matches(relative, name, pattern) for pattern in folder.include)
-
-
-def _matches(relative: str, name: str, pattern: str) -> bool:
-    return fnmatch(name, pattern) or fnmatch(relative, pattern)
+    return entry.stat(follow_symlinks=False).st_reparse_tag == stat.IO_REPARSE_TAG_MOUNT_POINT
 
 
 def find_images(
     folder: FolderConfig, start: str | None = None, on_error: Callable[[OSError], None] = lambda error: None
 ) -> Iterator[str]:
-    """Yield the pictures below `start` (the folder itself unless given), each directory in the order of its names.
-
-    Symbolic links are not followed, neither to files nor to directories: a link could lead out of the folder or in
-    a circle. Directories that begin with a dot are left out. A directory that cannot be read goes to `on_error`.
-    """
-    pending = [os.fspath(start if start is not None else folder.path)]
-    while pending:
-        try:
-            with os.scandir(pending.pop()) as found:
-                entries = sorted(found, key=lambda entry: entry.name)
-        except OSError as error:
-            on_error(error)
-            continue
-        deeper = []
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                if folder.recursive and not entry.name.startswith("."):
-                    deeper.append(entry.path)
-            elif entry.is_file(follow_symlinks=False) and is_wanted(folder, entry.path):
-                yield entry.path
-        pending.extend(reversed(deeper))
+    """Yield the path of each picture below `start`; see `list_directories`."""
+    for listing in list_directories(folder, start, on_error):
+        for name in listing.images:
+            yield listing.path(name)

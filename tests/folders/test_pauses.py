@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from florence_daemon.config import FolderConfig
+from florence_daemon.folders.health import OK, Health
 from florence_daemon.folders.pauses import FIRST_S, LONGEST_S, Pauses, can_write_in
 from florence_daemon.folders.watch import Watcher
-from tests.folders.test_watch import Notes
+from tests.folders.intake import Notes
+from tests.folders.test_watch import go_deaf
 
 
 class Disk:
@@ -55,13 +57,13 @@ def test_rests_double_up_to_the_longest() -> None:
     pauses.tick(0.0)
     rests = []
     now_s = 0.0
-    for _ in range(9):
+    for _ in range(11):
         due_s = pauses.next_due_s()
         assert due_s is not None
         rests.append(due_s - now_s)
         now_s = due_s
         pauses.tick(now_s)
-    assert rests == [5, 10, 20, 40, 80, 160, 300, 300, LONGEST_S]
+    assert rests == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, LONGEST_S]
 
 
 def test_root_that_fails_again_soon_rests_longer() -> None:
@@ -105,18 +107,17 @@ def test_paused_root_gets_nothing_and_is_scanned_when_it_goes_on(
     watcher.tick(102.0)
     assert notes.paths == []
     assert watcher.is_paused(str(tmp_path / "a.jpg"))
-    assert watcher.roots[0].health == "paused: no space left on device"
+    assert watcher.health() == Health("degraded", f"{tmp_path}: paused: no space left on device")
     watcher.tick(102.0 + FIRST_S)
     watcher.tick(104.0 + FIRST_S)
     assert notes.paths == [str(tmp_path / "a.jpg")]
-    assert watcher.roots[0].health == "ok"
-    watcher.stop()
-    watcher.run()
+    assert watcher.health() == OK
+    watcher.close()
 
 
 def test_touch_looks_again_after_its_delay(watcher: Watcher, notes: Notes, tmp_path: Path) -> None:
     watcher.tick(100.0)
-    watcher._observer.unschedule_all()
+    go_deaf(watcher)
     (tmp_path / "a.jpg").write_bytes(b"x")
     watcher.touch(str(tmp_path / "a.jpg"), delay_s=5.0)
     assert watcher.tick(104.9) == 105.0
@@ -125,5 +126,4 @@ def test_touch_looks_again_after_its_delay(watcher: Watcher, notes: Notes, tmp_p
     assert watcher.settling == 1
     watcher.tick(106.0)
     assert notes.paths == [str(tmp_path / "a.jpg")]
-    watcher.stop()
-    watcher.run()
+    watcher.close()

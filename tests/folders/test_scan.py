@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from florence_daemon.config import FolderConfig
-from florence_daemon.folders.scan import find_images, is_image_name
+from florence_daemon.folders.names import is_image_name
+from florence_daemon.folders.scan import find_images
 
 
 def make(root: Path, *names: str) -> None:

@@ -10,28 +10,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from watchdog.events import FileCreatedEvent
 
 from florence_daemon.config import FolderConfig
-from florence_daemon.folders.settle import Stamp
-from florence_daemon.folders.watch import CHECK_S, Watcher
+from florence_daemon.folders.events import threads_of
+from florence_daemon.folders.health import OK
+from florence_daemon.folders.root import CHECK_S
+from florence_daemon.folders.watch import Watcher
 from tests.conftest import wait_for
+from tests.folders.intake import Notes
 
 SETTLE_S = 0.2
-
-
-class Notes:
-    """An intake that notes what it was given."""
-
-    def __init__(self) -> None:
-        self.paths: list[str] = []
-        self.refused: set[str] = set()
-
-    def needs(self, folder: FolderConfig, path: str) -> bool:
-        return path not in self.refused
-
-    def submit(self, folder: FolderConfig, path: str, stamp: Stamp) -> None:
-        self.paths.append(path)
-        self.refused.add(path)
 
 
 class Watched:
@@ -44,7 +33,7 @@ class Watched:
         self.watcher = Watcher([folder], self.notes, time.monotonic)
         self.thread = threading.Thread(target=self.watcher.run)
         self.thread.start()
-        wait_for(lambda: self.watcher.roots[0].health not in ("", "not looked at yet"), 10)
+        wait_for(lambda: self.watcher.health() == OK, 10)
 
     def wait_for_names(self, *names: str, timeout_s: float = 10) -> None:
         expected = {str(self.root / name) for name in names}
@@ -139,8 +128,7 @@ def test_innermost_folder_has_the_say(tmp_path: Path) -> None:
     watcher = Watcher(folders, notes, lambda: 0.0)
     watcher.tick(100.0)
     watcher.tick(102.0)
-    watcher.stop()
-    watcher.run()
+    watcher.close()
     assert notes.paths == [str(tmp_path / "inner" / "a.jpg")]
 
 
@@ -149,21 +137,21 @@ def stepped(tmp_path: Path) -> Iterator[tuple[Watcher, Notes, Path]]:
     """A watcher without its thread, over a folder that need not exist; the test says what time it is."""
     notes = Notes()
     root = tmp_path / "root"
-    watcher = Watcher([FolderConfig(path=root, rescan_s=60.0)], notes, lambda: 0.0)
+    folder = FolderConfig(path=root, rescan_s=60.0)
+    watcher = Watcher([folder], notes, lambda: 0.0, jitter=lambda: 0.5)
     yield watcher, notes, root
-    watcher.stop()
-    watcher.run()
+    watcher.close()
 
 
 def test_folder_that_appears_later_is_watched_then(stepped: tuple[Watcher, Notes, Path]) -> None:
     watcher, notes, root = stepped
     watcher.tick(100.0)
-    assert watcher.roots[0].health == "missing"
+    assert watcher.health().state == "failed"
     root.mkdir()
     (root / "a.jpg").write_bytes(b"x")
     watcher.tick(100.0 + CHECK_S)
     watcher.tick(102.0 + CHECK_S)
-    assert watcher.roots[0].health == "ok"
+    assert watcher.health() == OK
     assert notes.paths == [str(root / "a.jpg")]
 
 
@@ -173,7 +161,7 @@ def test_folder_that_was_removed_and_made_again_is_watched_again(stepped: tuple[
     watcher.tick(100.0)
     shutil.rmtree(root)
     watcher.tick(100.0 + CHECK_S)
-    assert watcher.roots[0].health == "missing"
+    assert watcher.health().state == "failed"
     root.mkdir()
     watcher.tick(100.0 + 2 * CHECK_S)
     (root / "a.jpg").write_bytes(b"x")
@@ -182,11 +170,17 @@ def test_folder_that_was_removed_and_made_again_is_watched_again(stepped: tuple[
     assert notes.paths == [str(root / "a.jpg")]
 
 
+def go_deaf(watcher: Watcher) -> None:
+    """Let no event arrive any more, while every thread lives."""
+    for root in watcher.roots:
+        root._listening._events._inbox.dispatch = lambda event: None  # type: ignore[method-assign]
+
+
 def test_rescan_finds_what_no_event_told_of(stepped: tuple[Watcher, Notes, Path]) -> None:
     watcher, notes, root = stepped
     root.mkdir()
     watcher.tick(100.0)
-    watcher._observer.unschedule_all()
+    go_deaf(watcher)
     (root / "a.jpg").write_bytes(b"x")
     watcher.tick(150.0)
     assert watcher.settling == 0
@@ -195,15 +189,37 @@ def test_rescan_finds_what_no_event_told_of(stepped: tuple[Watcher, Notes, Path]
     assert notes.paths == [str(root / "a.jpg")]
 
 
-def test_observer_that_died_is_replaced(stepped: tuple[Watcher, Notes, Path]) -> None:
+@pytest.mark.parametrize("which", ["observer", "emitter", "reader"])
+def test_events_of_which_a_thread_died_are_started_anew(stepped: tuple[Watcher, Notes, Path], which: str) -> None:
     watcher, notes, root = stepped
     root.mkdir()
     watcher.tick(100.0)
-    first = watcher._observer
-    first.stop()
-    first.join(10)
+    observer = watcher.roots[0]._listening._events._observer
+    threads = list(threads_of(observer))
+    dead = {"observer": threads[0], "emitter": threads[1], "reader": threads[2]}[which]
+    dead.stop()  # type: ignore[attr-defined]
+    dead.join(10)
     (root / "missed.jpg").write_bytes(b"x")
     watcher.tick(100.0 + CHECK_S)
-    assert watcher._observer is not first
+    assert watcher.roots[0]._listening._events._observer is not observer
     watcher.tick(102.0 + CHECK_S)
-    assert notes.paths == [str(root / "missed.jpg")]
+    (root / "heard.jpg").write_bytes(b"x")
+    wait_for(lambda: watcher.tick(103.0 + CHECK_S) and watcher.settling, 10, "the event of the new file")
+    watcher.tick(105.0 + CHECK_S)
+    assert notes.paths == [str(root / "missed.jpg"), str(root / "heard.jpg")]
+
+
+def test_event_that_cannot_be_read_ends_nothing(stepped: tuple[Watcher, Notes, Path]) -> None:
+    watcher, notes, root = stepped
+    root.mkdir()
+    watcher.tick(100.0)
+    observer = watcher.roots[0]._listening._events._observer
+    (emitter,) = observer.emitters
+    broken = FileCreatedEvent("a.jpg")
+    broken.src_path = None  # type: ignore[assignment]
+    observer.event_queue.put((broken, emitter.watch))
+    (root / "a.jpg").write_bytes(b"x")
+    wait_for(lambda: watcher.tick(101.0) and watcher.settling, 10, "the event of the new file")
+    assert watcher.roots[0]._listening._events.is_alive()
+    watcher.tick(103.0)
+    assert notes.paths == [str(root / "a.jpg")]

@@ -1,0 +1,35 @@
+"""An intake for tests of watching: it notes what it is given."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from florence_daemon.config import FolderConfig
+from florence_daemon.folders.scan import Listing
+from florence_daemon.folders.settle import Stamp
+
+
+class Notes:
+    """Takes every image once. waiting_now: how many it says are waiting still; None says all that it took."""
+
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+        self.refused: set[str] = set()
+        self.waiting_now = 0
+
+    def waiting(self, folder: FolderConfig) -> int:
+        return self.waiting_now
+
+    def lacking(self, folder: FolderConfig, listing: Listing) -> Iterator[str]:
+        return (name for name in listing.images if listing.path(name) not in self.refused)
+
+    def needs(self, folder: FolderConfig, path: str) -> bool:
+        return path not in self.refused
+
+    def submit(self, folder: FolderConfig, path: str, stamp: Stamp) -> None:
+        self.paths.append(path)
+        self.refused.add(path)
+
+    def names(self, root: object) -> list[str]:
+        return [os.path.relpath(path, str(root)) for path in self.paths]
