@@ -5,12 +5,17 @@ FlorenceError
 ├── UsageError           a command was called wrongly              exit code 2
 ├── PromptError          no such prompt, or its text is missing    HTTP 400
 ├── PictureError         this picture cannot be read               HTTP 400
+│   ├── TruncatedPicture     it ends too early: perhaps it is still being copied
+│   └── UnreadablePicture    the disk or the memory failed, not the picture
 ├── CheckpointError      the model cannot be found or loaded       HTTP 503
 ├── EngineError          the engine failed on this picture         HTTP 500
 │   └── EngineCrashed    the engine process ended while working on it
 ├── QueueFull            too many requests are waiting             HTTP 503
 ├── Stopping             the daemon takes no new work              HTTP 503
 ├── SidecarError         a sidecar could not be written
+│   ├── SharedSidecar        it belongs to another picture of the same name
+│   └── FolderBlocked        nothing can be written in this folder now
+│       └── DiskFull             there is no space left
 ├── ServiceError         the service could not be installed or started
 └── ServerError          a Florence Daemon elsewhere refused or did not answer
 """
@@ -36,6 +41,14 @@ class PictureError(FlorenceError):
     """A picture is empty, truncated, too large, or not a picture at all."""
 
 
+class TruncatedPicture(PictureError):
+    """A picture ends too early: it is being copied, or its copy was broken off."""
+
+
+class UnreadablePicture(PictureError):
+    """A picture could not be read for a reason that is not in its bytes: an I/O error, permissions, memory."""
+
+
 class CheckpointError(FlorenceError):
     """A checkpoint is not there, is incomplete, or is not a Florence-2."""
 
@@ -58,6 +71,18 @@ class Stopping(FlorenceError):
 
 class SidecarError(FlorenceError):
     """A sidecar could not be written, or would belong to two images."""
+
+
+class SharedSidecar(SidecarError):
+    """A sidecar would belong to two images: `a.jpg` and `a.png` would both write `a.txt`."""
+
+
+class FolderBlocked(SidecarError):
+    """Nothing can be written in a folder for now: it is read-only or forbidden, or its disk is full."""
+
+
+class DiskFull(FolderBlocked):
+    """The disk has no space left, or the user's quota is used up."""
 
 
 class ServiceError(FlorenceError):

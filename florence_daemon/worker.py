@@ -38,8 +38,15 @@ class AnswersRequests(Protocol):
     def in_flight(self) -> int:
         """How many requests at once keep it busy."""
 
-    def submit(self, picture: str | bytes, asks: tuple[Ask, ...], *, urgent: bool = False) -> Future[Done]:
-        """Answer `asks` about `picture`."""
+    def submit(
+        self,
+        picture: str | bytes,
+        asks: tuple[Ask, ...],
+        *,
+        urgent: bool = False,
+        on_begun: Callable[[], None] | None = None,
+    ) -> Future[Done]:
+        """Answer `asks` about `picture`. on_begun: called when it is begun with."""
 
 
 def asks_of(outputs: Collection[OutputConfig]) -> tuple[Ask, ...]:

@@ -32,8 +32,17 @@ class FakeEngine:
         self.error: Exception | None = None
         self.on_submit: Callable[[], None] = lambda: None
 
-    def submit(self, picture: str | bytes, asks: tuple[Ask, ...], *, urgent: bool = False) -> Future[Done]:
+    def submit(
+        self,
+        picture: str | bytes,
+        asks: tuple[Ask, ...],
+        *,
+        urgent: bool = False,
+        on_begun: Callable[[], None] | None = None,
+    ) -> Future[Done]:
         self.asked.append((picture, asks, urgent))
+        if on_begun is not None:
+            on_begun()
         self.on_submit()
         if isinstance(self.error, Exception):
             raise self.error

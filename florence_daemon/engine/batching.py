@@ -137,7 +137,7 @@ class Batching:
         side_px, fast = self._checkpoint.layout.image_side_px, self._settings.fast_decode
         source, work.source = work.source, ""
         picture = source if isinstance(source, Picture) else read_picture(source, side_px, fast)
-        work.pixels, work.size_px = to_pixels(picture, side_px), picture.size_px
+        work.pixels, work.size_px, work.content = to_pixels(picture, side_px), picture.size_px, picture.content
         work.decode_s = time.perf_counter() - started_s
 
     @property

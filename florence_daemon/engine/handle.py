@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +33,7 @@ class Pending:
     future: Future[Done]
     has_begun: bool = False
     crashes: int = 0
+    on_begun: Callable[[], None] | None = None
 
     @property
     def is_suspect(self) -> bool:

@@ -51,5 +51,6 @@ class OneByOne:
         except Exception as error:  # Nothing that a picture does may end the loop.
             reply(failure(request.id, error))
             return True
-        reply(Done(request.id, tuple(answers), picture.size_px, replace(stages, decode_s=decode_s)))
+        stages = replace(stages, decode_s=decode_s)
+        reply(Done(request.id, tuple(answers), picture.size_px, stages, picture.content))
         return True

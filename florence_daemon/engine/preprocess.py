@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
 import re
 import stat
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import IO
 
@@ -17,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from florence_daemon.engine.colours import to_rgb
 from florence_daemon.engine.jpeg import are_near, can_be_scaled, scales_to_try
-from florence_daemon.errors import PictureError
+from florence_daemon.errors import PictureError, TruncatedPicture, UnreadablePicture
 
 PIXEL_LIMIT = 200_000_000
 """Larger pictures are refused from their header, before anything is decoded."""
@@ -69,10 +70,12 @@ class Picture:
 
     image: the whole picture, or the square that `read_picture` was asked for.
     size_px: (width, height) of the whole picture, whatever image is.
+    content: 16 bytes of BLAKE2b that stand for the file's bytes; None for what did not come from a file.
     """
 
     image: Image.Image
     size_px: tuple[int, int]
+    content: bytes | None = None
 
 
 def read_picture(source: str | bytes, side_px: int | None = None, fast: bool = False) -> Picture:
@@ -94,10 +97,20 @@ def read_picture(source: str | bytes, side_px: int | None = None, fast: bool = F
         if not stat.S_ISREG(status.st_mode):
             raise PictureError(f"{name} is not a file")
         with open(source, "rb") as file:
-            return _read(file, status.st_size, name, side_px, fast)
+            content = _digest(file)
+            return replace(_read(file, status.st_size, name, side_px, fast), content=content)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise PictureError(f"{name} cannot be read: {reason}") from error
+        raise UnreadablePicture(f"{name} cannot be read: {reason}") from error
+
+
+def _digest(file: IO[bytes]) -> bytes:
+    """What stands for the file's bytes; decoding then finds them in memory."""
+    digest = hashlib.blake2b(digest_size=16)
+    while piece := file.read(1 << 20):
+        digest.update(piece)
+    file.seek(0)
+    return digest.digest()
 
 
 def to_pixels(picture: Picture, side_px: int) -> NDArray[np.float32]:
@@ -129,7 +142,7 @@ class _Source:
 
 def _read(file: IO[bytes], size_bytes: int, name: str, side_px: int | None, fast: bool) -> Picture:
     if size_bytes == 0:
-        raise PictureError(f"{name} is empty (0 bytes)")
+        raise TruncatedPicture(f"{name} is empty (0 bytes)")
     source = _Source(name, size_bytes, file.read(32))
     file.seek(0)
     formats = (*FORMATS, _register_extra(source)) if source.kind in EXTRA_FORMATS else FORMATS
@@ -142,9 +155,9 @@ def _read(file: IO[bytes], size_bytes: int, name: str, side_px: int | None, fast
     except PictureError:
         raise
     except UnidentifiedImageError as error:
-        raise PictureError(_unidentified(source)) from error
+        raise _unidentified(source) from error
     except Exception as error:  # Decoders of untrusted bytes raise whatever their parsing runs into.
-        raise PictureError(_damaged(source, error)) from error
+        raise _damaged(source, error) from error
 
 
 def _decode(image: Image.Image, side_px: int | None) -> Picture:
@@ -224,21 +237,27 @@ def _register_extra(source: _Source) -> str:
     return format_name
 
 
-def _unidentified(source: _Source) -> str:
+def _unidentified(source: _Source) -> PictureError:
     if source.kind is not None:
-        return f"{source.name} is truncated or damaged: it begins like {source.kind}, but its header cannot be read"
+        return TruncatedPicture(
+            f"{source.name} is truncated or damaged: it begins like {source.kind}, but its header cannot be read"
+        )
     read = ", ".join([*FORMATS, *EXTRA_FORMATS])
-    return f"{source.name} is not a picture that can be read: it begins with {source.beginning[:16]!r}. Read are {read}"
+    beginning = source.beginning[:16]
+    return PictureError(
+        f"{source.name} is not a picture that can be read: it begins with {beginning!r}. Read are {read}"
+    )
 
 
-def _damaged(source: _Source, error: Exception) -> str:
+def _damaged(source: _Source, error: Exception) -> PictureError:
     if isinstance(error, MemoryError):
-        return f"{source.name} is too large for the memory that is free"
+        return UnreadablePicture(f"{source.name} is too large for the memory that is free")
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         pixels = re.search(r"\d+", str(error))
-        return _too_large(source.name, pixels[0] if pixels else "too many")
-    what = "truncated" if _is_cut_off(source, error) else "damaged"
-    return f"{source.name} is {what} ({source.kind or 'unknown format'}): {type(error).__name__}: {error}"
+        return PictureError(_too_large(source.name, pixels[0] if pixels else "too many"))
+    cut_off = _is_cut_off(source, error)
+    what, kind = ("truncated", TruncatedPicture) if cut_off else ("damaged", PictureError)
+    return kind(f"{source.name} is {what} ({source.kind or 'unknown format'}): {type(error).__name__}: {error}")
 
 
 def _is_cut_off(source: _Source, error: Exception) -> bool:

@@ -77,8 +77,15 @@ class Engine:
         self._load_crashes = 0
         self._closed = False
 
-    def submit(self, picture: str | bytes, asks: tuple[Ask, ...], *, urgent: bool = False) -> Future[Done]:
-        """Send a request, starting the engine when there is none.
+    def submit(
+        self,
+        picture: str | bytes,
+        asks: tuple[Ask, ...],
+        *,
+        urgent: bool = False,
+        on_begun: Callable[[], None] | None = None,
+    ) -> Future[Done]:
+        """Send a request, starting the engine when there is none. on_begun: called when a process begins with it.
 
         Raises: CheckpointError while the model is known not to load, Stopping after `close`.
         """
@@ -87,7 +94,7 @@ class Engine:
                 raise Stopping("the engine is stopping and takes no new work")
             if self._load_error is not None and self._clock() < self._load_error_s + LOAD_RETRY_S:
                 raise CheckpointError(self._load_error)
-            pending = Pending(Request(next(self._numbers), picture, asks, urgent), Future())
+            pending = Pending(Request(next(self._numbers), picture, asks, urgent), Future(), on_begun=on_begun)
             pending.future.set_running_or_notify_cancel()
             self._held.append(pending)
             sent = self._assign(self._allowed())
@@ -187,6 +194,9 @@ class Engine:
             self._bury(child)
 
     def _take(self, child: Child, reply: Reply) -> None:
+        if isinstance(reply, Begun):
+            self._begin(child.pending[reply.id])
+            return
         with self._lock:
             if isinstance(reply, Loaded):
                 child.loaded, self._load_error, self._load_crashes = reply, None, 0
@@ -196,9 +206,6 @@ class Engine:
             if isinstance(reply, LoadFailed):
                 child.load_error = reply.message
                 return
-            if isinstance(reply, Begun):
-                child.pending[reply.id].has_begun = True
-                return
             pending = child.pending.pop(reply.id)
             self._idle_since_s = self._clock()
             sent = self._assign(self._allowed())
@@ -207,6 +214,11 @@ class Engine:
             pending.future.set_exception(error_of(reply))
         else:
             pending.future.set_result(reply)
+
+    def _begin(self, pending: Pending) -> None:
+        pending.has_begun = True
+        if pending.on_begun is not None:
+            pending.on_begun()
 
     def _bury(self, child: Child) -> None:
         """The process has ended: send what it left unanswered to the next one, or give it up."""

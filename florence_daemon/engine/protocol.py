@@ -108,12 +108,16 @@ class Begun:
 
 @dataclass(frozen=True)
 class Done:
-    """The answers to request `id`, in the order of its asks. size_px: the upright picture's (width, height)."""
+    """The answers to request `id`, in the order of its asks. size_px: the upright picture's (width, height).
+
+    content: 16 bytes of BLAKE2b that stand for the file's bytes, where the engine read it from a path.
+    """
 
     id: int
     answers: tuple[Answer, ...]
     size_px: tuple[int, int]
     stages: Stages
+    content: bytes | None = None
 
 
 @dataclass(frozen=True)

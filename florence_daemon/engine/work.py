@@ -40,6 +40,7 @@ class Work:
     questions: list[Question] = field(default_factory=list)
     pixels: NDArray[np.float32] | None = None
     size_px: tuple[int, int] = (0, 0)
+    content: bytes | None = None
     features: Any = None
     decode_s: float = 0.0
     vision_s: float = 0.0
@@ -51,7 +52,7 @@ class Work:
         answers = [question.answer for question in self.questions if question.answer is not None]
         if len(answers) == len(self.questions):
             self.is_over = True
-            self.reply(Done(self.id, tuple(answers), self.size_px, self.stages))
+            self.reply(Done(self.id, tuple(answers), self.size_px, self.stages, self.content))
 
     def fail(self, error: Exception) -> None:
         """Reply that there will be no answer."""
