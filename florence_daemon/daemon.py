@@ -218,6 +218,7 @@ class Daemon:
             "health": health.state,
             "reason": printable(health.reason),
             "watching": root.watching(),
+            "scanning": root.is_scanning,
             "settling": root.settling,
         }
 

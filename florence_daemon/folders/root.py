@@ -34,7 +34,7 @@ WINDOW = 2_000
 # Events may bring so many more, so that a new picture need not wait for the end of a long first scan.
 EVENTS_WINDOW = 8_000
 # Seconds between two looks whether there is room for a scan to go on.
-FULL_S = 0.5
+FULL_S = 0.1
 
 
 class Intake(Protocol):
@@ -88,6 +88,11 @@ class RootWatcher:
     def settling(self) -> int:
         """How many files are being waited for."""
         return len(self._settling)
+
+    @property
+    def is_scanning(self) -> bool:
+        """Tell whether a scan is under way, or waits for room."""
+        return bool(self._scans)
 
     def touch(self, path: str, delay_s: float = 0.0) -> None:
         """Look at `path` again after `delay_s`, as if an event had named it."""
