@@ -90,9 +90,9 @@ class Opened:
 
 def scan(root: Path, files: int, state: Path, opened: Opened) -> Scanned:
     """Scan the tree once, from nothing to everything submitted."""
-    queue = JobQueue(max_queued=1)
+    queue, ledger = JobQueue(max_queued=1), Ledger(state)
     folder = FolderConfig(path=root, settle_s=0.0, outputs=(OutputConfig(prompt="CAPTION", ext="txt"),), poll="always")
-    watcher = Watcher([folder], FolderIntake(queue, Ledger(state)), time.monotonic)
+    watcher = Watcher([folder], FolderIntake(queue, ledger), time.monotonic)
     submitted = 0
 
     def caption_at_once() -> None:
@@ -116,6 +116,7 @@ def scan(root: Path, files: int, state: Path, opened: Opened) -> Scanned:
         time.sleep(0.01)
     queue.close()
     sink.join()
+    ledger.close()
     return Scanned(files, seconds, submitted, opened.count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
