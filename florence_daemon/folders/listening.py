@@ -94,7 +94,7 @@ class Listening:
         """Hand over what was heard since the last time."""
         news = self._events.take()
         if news.count:
-            if self._burst == 0 or now_s >= self._heard_s + FORGET_S:
+            if self._burst == 0 or (self._burst < BURST and now_s >= self._heard_s + FORGET_S):
                 self._burst, self._burst_since_s = 0, now_s
             self._heard_s = now_s
             self._burst += news.count if news.is_whole else BURST
