@@ -39,23 +39,26 @@ class Listener:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind(address)
 
-    def read(self, timeout_s: float = 0.0) -> list[str]:
-        """Everything that came, waiting up to so long for the first."""
+    def read(self) -> list[str]:
+        """Everything that came and was not read."""
         found: list[str] = []
-        self.socket.settimeout(timeout_s)
+        self.socket.settimeout(0.0)
         try:
             while True:
                 found.append(self.socket.recv(4096).decode())
-                self.socket.settimeout(0.0)
-        except (TimeoutError, BlockingIOError):
+        except BlockingIOError:
             return found
 
     def wait_for(self, message: str, timeout_s: float) -> bool:
-        """Whether this message comes in time."""
+        """Whether this message comes in time; those before it are thrown away."""
         deadline_s = time.monotonic() + timeout_s
-        while time.monotonic() < deadline_s:
-            if message in self.read(0.1):
-                return True
+        while (left_s := deadline_s - time.monotonic()) > 0:
+            self.socket.settimeout(left_s)
+            try:
+                if self.socket.recv(4096).decode() == message:
+                    return True
+            except TimeoutError:
+                break
         return False
 
 
