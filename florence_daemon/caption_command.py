@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from florence_daemon.config import Config
-from florence_daemon.daemon import engine_settings
+from florence_daemon.daemon import engine_limits, engine_settings
 from florence_daemon.engine.process import Engine
 from florence_daemon.engine.protocol import Ask
 from florence_daemon.errors import CheckpointError, FlorenceError, ServerError
@@ -34,7 +34,7 @@ def ask_server(server: str) -> Iterator[Callable[[str, Ask], Result]]:
 @contextmanager
 def ask_engine(config: Config) -> Iterator[Callable[[str, Ask], Result]]:
     """Answer with an engine of this process, which ends with it."""
-    engine = Engine(engine_settings(config), idle_unload_s=-1)
+    engine = Engine(engine_settings(config), idle_unload_s=-1, limits=engine_limits(config))
     try:
         yield lambda image, ask: engine.submit(image, (ask,)).result().answers[0].result
     finally:

@@ -119,6 +119,16 @@ class ModelConfig:
     # Seconds without work after which the engine process ends and gives its memory back;
     # 0 ends it as soon as the queue is empty, -1 keeps it for ever.
     idle_unload_s: float = field(default=300.0, validator=_between(0, 30 * 24 * 3600, also=-1))
+    # Megabytes of main memory that the engine process may take; beyond, it is ended and started anew, and the picture
+    # is set aside when that happens three times. 0 takes nine tenths of what the machine or its control group has,
+    # -1 sets no limit. Known on Linux only.
+    memory_limit_mb: int = field(default=0, validator=_between(0, 2**24, also=-1))
+    # Seconds that one picture may take to be read; beyond, the engine process is ended and started anew, as above.
+    decode_limit_s: float = field(default=60.0, validator=_between(0.1, 24 * 3600))
+    # Seconds that the model may show no life while it has a picture, as when a driver hangs; beyond, the same.
+    request_limit_s: float = field(default=300.0, validator=_between(1, 24 * 3600))
+    # Seconds that loading the model may take, with its download and what is compiled for this machine.
+    load_limit_s: float = field(default=3600.0, validator=_between(1, 7 * 24 * 3600))
     # true never asks the Hub: the checkpoint must be on this machine already.
     offline: bool = False
 

@@ -14,6 +14,7 @@ from florence_daemon import __version__
 from florence_daemon.config import Config
 from florence_daemon.config_file import state_directory
 from florence_daemon.engine.handle import resident_bytes
+from florence_daemon.engine.limits import Limits, memory_limit_bytes
 from florence_daemon.engine.process import Engine
 from florence_daemon.engine.protocol import Done, EngineSettings
 from florence_daemon.errors import Stopping
@@ -51,8 +52,17 @@ def engine_settings(config: Config) -> EngineSettings:
         num_beams=model.num_beams,
         max_new_tokens=model.max_new_tokens,
         max_batch=model.max_batch,
+        memory_limit_bytes=memory_limit_bytes(model.memory_limit_mb),
         offline=model.offline,
         state_dir=str(state_directory(config.state, os.environ)),
+    )
+
+
+def engine_limits(config: Config) -> Limits:
+    """What the engine process may take before it is ended."""
+    model = config.model
+    return Limits(
+        model.load_limit_s, model.decode_limit_s, model.request_limit_s, memory_limit_bytes(model.memory_limit_mb)
     )
 
 
@@ -71,7 +81,7 @@ class Works:
         self._show_life = liveness.expect("engine")
         self.ledger = Ledger()
         self.queue = JobQueue(config.server.max_queued)
-        self.engine = Engine(engine_settings(config), config.model.idle_unload_s)
+        self.engine = Engine(engine_settings(config), config.model.idle_unload_s, limits=engine_limits(config))
         self.worker = Worker(
             self.queue,
             self.engine,
@@ -106,7 +116,8 @@ class Works:
     def _unload_when_idle(self) -> None:
         while not self._stopped.wait(TICK_S):
             self.engine.tick(more_waits=not self.queue.is_idle())
-            self._show_life()
+            if not self.engine.is_stuck:
+                self._show_life()
 
 
 class Daemon:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from florence_daemon.config import FolderConfig, OutputConfig
-from florence_daemon.engine.process import MAX_CRASHES
 from florence_daemon.engine.protocol import Ask, Done
+from florence_daemon.engine.suspects import MAX_CRASHES
 from florence_daemon.errors import CheckpointError, EngineCrashed, FlorenceError, SidecarError, Stopping
 from florence_daemon.folders import sidecars
 from florence_daemon.folders.ledger import Ledger

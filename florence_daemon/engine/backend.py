@@ -14,6 +14,7 @@ from typing import Any, Protocol, cast
 from florence_daemon.engine import decoder
 from florence_daemon.engine.batching import Batching
 from florence_daemon.engine.checkpoint import Checkpoint, find, open_checkpoint
+from florence_daemon.engine.handle import taken_bytes
 from florence_daemon.engine.memory import USUAL_TOKENS, choose_batch, free_ram_bytes, return_freed_blocks
 from florence_daemon.engine.one_by_one import OneByOne
 from florence_daemon.engine.preprocess import Picture
@@ -107,7 +108,7 @@ def open_backend(settings: EngineSettings) -> Backend:
 def start_batching(backend: decoder.Backend, checkpoint: Checkpoint, settings: EngineSettings) -> Batching:
     """Make the loop over a loaded backend, with a batch that fits into the memory that is left."""
     question_bytes = backend.question_bytes(settings.num_beams, min(settings.max_new_tokens, USUAL_TOKENS))
-    batch = choose_batch(settings.max_batch, backend.device, _free_bytes(backend.device), question_bytes)
+    batch = choose_batch(settings.max_batch, backend.device, _free_bytes(backend.device, settings), question_bytes)
     log.info("%d questions at once, %.0f MB each", batch, question_bytes / 1e6)
     return Batching(backend, checkpoint, settings, batch)
 
@@ -201,10 +202,11 @@ def _may_have_gpu() -> bool:
     return not sys.platform.startswith("linux") or any(Path(path).exists() for path in GPU_DRIVERS)
 
 
-def _free_bytes(device: str) -> int | None:
-    """How much memory of the device is free; None where it does not say."""
+def _free_bytes(device: str, settings: EngineSettings) -> int | None:
+    """How much memory of the device is free for this process; None where it does not say."""
     if device == "cpu":
-        return free_ram_bytes()
+        free, taken, limit = free_ram_bytes(), taken_bytes(os.getpid()), settings.memory_limit_bytes
+        return free if free is None or taken is None or limit is None else max(0, min(free, limit - taken))
     if not device.startswith("cuda"):
         return None
     import torch

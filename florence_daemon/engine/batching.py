@@ -13,7 +13,19 @@ import numpy as np
 from florence_daemon.engine.checkpoint import Checkpoint
 from florence_daemon.engine.decoder import Backend
 from florence_daemon.engine.preprocess import Picture, read_picture, to_pixels
-from florence_daemon.engine.protocol import Answer, Ask, Begun, Done, EngineSettings, Failed, Request, Stages, error_of
+from florence_daemon.engine.protocol import (
+    Answer,
+    Ask,
+    Begun,
+    Done,
+    EngineSettings,
+    Failed,
+    HasRead,
+    Progress,
+    Request,
+    Stages,
+    error_of,
+)
 from florence_daemon.engine.reading import ReadAhead
 from florence_daemon.engine.slots import Slots
 from florence_daemon.engine.work import Question, Reply, Work, is_device_lost, is_out_of_memory, new_question
@@ -66,7 +78,7 @@ class Batching:
         return self.batch + self.read_ahead
 
     def put(self, request: Request, reply: Reply) -> None:
-        """Take a request. `reply` gets Begun from the thread that reads it, then Done or Failed from `run_once`."""
+        """Take a request. `reply` gets Begun and HasRead from the thread that reads it, its end from `run_once`."""
         self._ahead.put(Work(request.id, request.picture, request.asks, reply, request.urgent))
 
     def close(self) -> None:
@@ -87,8 +99,8 @@ class Batching:
         """
         ends: dict[int, Done | Failed] = {}
 
-        def note(reply: Begun | Done | Failed) -> None:
-            if not isinstance(reply, Begun):
+        def note(reply: Progress) -> None:
+            if isinstance(reply, Done | Failed):
                 ends[reply.id] = reply
 
         count = 0
@@ -139,6 +151,7 @@ class Batching:
         picture = source if isinstance(source, Picture) else read_picture(source, side_px, fast)
         work.pixels, work.size_px, work.content = to_pixels(picture, side_px), picture.size_px, picture.content
         work.decode_s = time.perf_counter() - started_s
+        work.reply(HasRead(work.id))
 
     @property
     def _is_idle(self) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import faulthandler
 import logging
 import os
 import queue
@@ -13,7 +16,7 @@ from typing import IO, TYPE_CHECKING
 
 from florence_daemon import errors
 from florence_daemon.engine.pipe import read_message, write_message
-from florence_daemon.engine.protocol import EngineSettings, Loaded, LoadFailed, Reply, Request
+from florence_daemon.engine.protocol import Alive, EngineSettings, Loaded, LoadFailed, Reply, Request
 
 if TYPE_CHECKING:
     from florence_daemon.engine.backend import Loop
@@ -22,6 +25,12 @@ log = logging.getLogger(__name__)
 
 # The daemon is gone or wants this process gone: what runs gets this long, then the process ends regardless.
 LAST_S = 5.0
+# Seconds between two signs of life while the model works; the daemon ends an engine that gives none.
+ALIVE_S = 1.0
+# The signal that Linux sends this process when the thread that started it ends: <linux/prctl.h>.
+PR_SET_PDEATHSIG = 1
+# How much likelier than others the kernel ends this process when memory is short, -1000 to 1000.
+OOM_SCORE = 800
 
 
 def main() -> None:
@@ -29,6 +38,7 @@ def main() -> None:
     # Stopping is the daemon's decision: a service manager or a terminal signals the whole group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _tie_to_daemon()
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s engine: %(message)s")
     requests, replies = sys.stdin.buffer, Replies(_take_stdout())
     settings: EngineSettings = read_message(requests)
@@ -39,7 +49,7 @@ def main() -> None:
         if loop is not None:
             threading.Thread(target=_feed, args=(loop, inbox, replies), daemon=True).start()
             while loop.run_once(None):
-                pass
+                replies.show_life()
     except BrokenPipeError:
         log.warning("the daemon is gone")
 
@@ -50,11 +60,33 @@ class Replies:
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
         self._lock = threading.Lock()
+        self._shown_s = 0.0
 
     def send(self, reply: Reply) -> None:
         """Send one reply. Raises: BrokenPipeError when the daemon is gone."""
         with self._lock:
             write_message(self._stream, reply)
+
+    def show_life(self) -> None:
+        """Say that the model works, now and then; between its steps. Raises: BrokenPipeError."""
+        if time.monotonic() >= self._shown_s + ALIVE_S:
+            self._shown_s = time.monotonic()
+            self.send(Alive())
+
+
+def _tie_to_daemon() -> None:
+    """On Linux, let the kernel end this process with the daemon, and end it rather than others when memory is short.
+
+    Elsewhere the end of the pipe does so, if this process is able to notice it.
+    """
+    faulthandler.enable(all_threads=False)
+    if not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "r+", encoding="ascii") as file:
+        if int(file.read()) < OOM_SCORE:
+            file.seek(0)
+            file.write(str(OOM_SCORE))
 
 
 def _take_stdout() -> IO[bytes]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
+import mmap
 import subprocess
 import sys
 import threading
@@ -19,10 +19,18 @@ from florence_daemon.engine.protocol import Done, EngineSettings, Loaded, Reques
 log = logging.getLogger(__name__)
 
 # An engine process that was asked to end gets this long before it is killed.
-STOP_S = 10.0
+STOP_S = 5.0
 
 # The child finds modules exactly where the parent does; without this, `-c` would look into the working directory first.
 BOOT = "import sys; sys.path[:] = sys.argv[1:]; from florence_daemon.engine.child import main; main()"
+
+
+@dataclass(frozen=True)
+class Excess:
+    """A limit that a process passed. blamed: the requests that it is about; None where any that has begun may be."""
+
+    reason: str
+    blamed: frozenset[int] | None = None
 
 
 @dataclass(eq=False)
@@ -31,9 +39,19 @@ class Pending:
 
     request: Request
     future: Future[Done]
-    has_begun: bool = False
+    begun_s: float | None = None
+    read_s: float | None = None
     crashes: int = 0
     on_begun: Callable[[], None] | None = None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the process is at work on it: should it end now, it may be because of this."""
+        return self.begun_s is not None
+
+    def begin_anew(self) -> None:
+        """Forget how far it was: another process takes it."""
+        self.begun_s = self.read_s = None
 
     @property
     def is_suspect(self) -> bool:
@@ -43,13 +61,19 @@ class Pending:
 
 @dataclass(eq=False)
 class Child:
-    """One engine process and what it was given."""
+    """One engine process and what it was given.
+
+    sign_s: when it was started, or when its model last gave a sign of life. excess: why the daemon ended it.
+    """
 
     process: subprocess.Popen[bytes]
+    sign_s: float = 0.0
     pending: dict[int, Pending] = field(default_factory=dict)
     loaded: Loaded | None = None
     load_error: str | None = None
     is_stopping: bool = False
+    excess: Excess | None = None
+    ended: threading.Event = field(default_factory=threading.Event)
     _write_lock: threading.Lock = field(default_factory=threading.Lock)
 
     def write(self, message: Any) -> None:
@@ -57,6 +81,26 @@ class Child:
         with self._write_lock, contextlib.suppress(OSError, ValueError):
             if self.process.stdin is not None:
                 write_message(self.process.stdin, message)
+
+    def forgive(self, seconds: float) -> None:
+        """Count these as not passed: the daemon or the machine slept, and the process perhaps with it."""
+        self.sign_s += seconds
+        for pending in self.pending.values():
+            if pending.begun_s is not None:
+                pending.begun_s += seconds
+            if pending.read_s is not None:
+                pending.read_s += seconds
+
+    def end(self, excess: Excess) -> None:
+        """Kill the process for what it took."""
+        self.excess = excess
+        self.process.kill()
+
+    def is_blamed(self, pending: Pending) -> bool:
+        """Tell whether the process may have ended because of this request."""
+        if self.excess is None or self.excess.blamed is None:
+            return pending.has_begun
+        return pending.request.id in self.excess.blamed
 
     def stop(self) -> None:
         """Close the pipe, which tells the process to end; kill it when it does not."""
@@ -74,10 +118,13 @@ class Child:
     def bury(self) -> str:
         """Wait for the end of a process that ends, and close its pipes. Returns what it died of, in words."""
         code = self.process.wait()
+        self.ended.set()
         for stream in (self.process.stdin, self.process.stdout):
             if stream is not None:
                 with contextlib.suppress(OSError):
                     stream.close()
+        if self.excess is not None:
+            return self.excess.reason
         return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
 
 
@@ -93,10 +140,22 @@ def start_child(settings: EngineSettings) -> Child:
 
 def resident_bytes(pid: int) -> int | None:
     """Resident memory of a process, where Linux tells it."""
+    pages = _pages(pid)
+    return None if pages is None else pages[1] * mmap.PAGESIZE
+
+
+def taken_bytes(pid: int) -> int | None:
+    """Memory that a process took for itself, without the files that it maps; where Linux tells it."""
+    pages = _pages(pid)
+    return None if pages is None else (pages[1] - pages[2]) * mmap.PAGESIZE
+
+
+def _pages(pid: int) -> list[int] | None:
+    """The process' size, what is resident of it, and what is shared of that."""
     try:
         with open(f"/proc/{pid}/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, AttributeError):
+            return [int(count) for count in file.read().split()]
+    except (OSError, ValueError):
         return None
 
 

@@ -1,12 +1,14 @@
-"""How much memory this process may still take, and how many questions fit into it side by side."""
+"""How much memory there is, how much of it is free, and how many questions fit into that side by side."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 # Free memory that questions may take: the rest is for the vision part, urgent questions beyond the batch, and others.
 SHARE = 0.5
 # Answers are seldom longer than this many tokens; a batch of longer ones takes what is left of the other half.
@@ -41,31 +43,53 @@ def return_freed_blocks() -> None:
             mallopt(_M_MMAP_THRESHOLD, _OWN_PAGES_BYTES)
 
 
-def free_ram_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int | None:
+def free_ram_bytes(proc: Path = PROC, cgroups: Path = CGROUPS) -> int | None:
     """Say how much memory this process may take, by the machine and by its control groups; None where Linux is not."""
+    free = _meminfo(proc, "MemAvailable")
+    return None if free is None else max(0, min([free, *(group.left() for group in _groups(proc, cgroups))]))
+
+
+def all_ram_bytes(proc: Path = PROC, cgroups: Path = CGROUPS) -> int | None:
+    """Say how much memory there is for this process and its kin, free or not; None where Linux is not."""
+    total = _meminfo(proc, "MemTotal")
+    return None if total is None else min([total, *(group.limit for group in _groups(proc, cgroups))])
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A control group that has a limit. Files that were read count as used, and are let go of when memory is wanted."""
+
+    limit: int
+    used: int
+    read_files: int
+
+    def left(self) -> int:
+        return self.limit - self.used + self.read_files
+
+
+def _meminfo(proc: Path, name: str) -> int | None:
     try:
         lines = dict(line.split(":", 1) for line in (proc / "meminfo").read_text().splitlines())
-        free = int(lines["MemAvailable"].split()[0]) * 1024
+        return int(lines[name].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
         return None
-    return max(0, min([free, *_left_in_groups(proc, cgroups)]))
 
 
-def _left_in_groups(proc: Path, cgroups: Path) -> Iterator[int]:
-    """What each control group above this process, version 2 or 1, has left of its limit."""
+def _groups(proc: Path, cgroups: Path) -> Iterator[_Group]:
+    """The control groups above this process, version 2 or 1, that have a limit."""
     try:
         entries = [line.split(":", 2) for line in (proc / "self" / "cgroup").read_text().splitlines()]
     except (OSError, ValueError):
         return
     for number, controllers, path in entries:
         if number == "0":
-            yield from _left_above(cgroups, path, "memory.max", "memory.current")
+            yield from _groups_above(cgroups, path, "memory.max", "memory.current")
         elif "memory" in controllers.split(","):
-            yield from _left_above(cgroups / "memory", path, "memory.limit_in_bytes", "memory.usage_in_bytes")
+            yield from _groups_above(cgroups / "memory", path, "memory.limit_in_bytes", "memory.usage_in_bytes")
 
 
-def _left_above(root: Path, path: str, limit_name: str, used_name: str) -> Iterator[int]:
-    """The group's and its parents' limits less what is used. In a container the path can lie above what is mounted."""
+def _groups_above(root: Path, path: str, limit_name: str, used_name: str) -> Iterator[_Group]:
+    """The group and its parents, up to `root`. In a container the path can lie above what is mounted."""
     group = root / path.strip("/")
     for directory in dict.fromkeys([group, *group.parents, root]):
         if directory != root and root not in directory.parents:
@@ -76,5 +100,4 @@ def _left_above(root: Path, path: str, limit_name: str, used_name: str) -> Itera
             statistics = dict(line.split() for line in (directory / "memory.stat").read_text().splitlines())
         except (OSError, ValueError):  # No such group here, or `max`: no limit.
             continue
-        # Files that were read count as used, and are let go of when memory is wanted.
-        yield limit - used + int(statistics.get("inactive_file", 0))
+        yield _Group(limit, used, int(statistics.get("inactive_file", 0)))

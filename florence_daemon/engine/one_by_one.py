@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import count
 
 from florence_daemon.engine.preprocess import Picture, read_picture
-from florence_daemon.engine.protocol import Answer, Ask, Begun, Done, Request, Stages
+from florence_daemon.engine.protocol import Answer, Ask, Begun, Done, HasRead, Request, Stages
 from florence_daemon.engine.work import Reply, failure
 
 AnswerPicture = Callable[[Picture, Sequence[Ask]], tuple[list[Answer], Stages]]
@@ -27,7 +27,7 @@ class OneByOne:
         self._numbers = count()
 
     def put(self, request: Request, reply: Reply) -> None:
-        """Take a request; `reply` gets Begun, then Done or Failed, all from `run_once`."""
+        """Take a request; `reply` gets Begun and HasRead, then the end, all from `run_once`."""
         self._inbox.put((0 if request.urgent else 1, next(self._numbers), request, reply))
 
     def close(self) -> None:
@@ -47,6 +47,7 @@ class OneByOne:
         try:
             picture = read_picture(request.picture)
             decode_s = time.perf_counter() - started_s
+            reply(HasRead(request.id))
             answers, stages = self._answer(picture, request.asks)
         except Exception as error:  # Nothing that a picture does may end the loop.
             reply(failure(request.id, error))

@@ -7,32 +7,36 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from florence_daemon import errors
 from florence_daemon.engine.handle import Child, Pending, start_child
+from florence_daemon.engine.limits import Limits, oversee
 from florence_daemon.engine.pipe import read_message
 from florence_daemon.engine.protocol import (
+    Alive,
     Ask,
     Begun,
     Done,
     EngineSettings,
     Failed,
+    HasRead,
     Loaded,
     LoadFailed,
     Reply,
     Request,
     error_of,
 )
-from florence_daemon.errors import CheckpointError, EngineCrashed, Stopping
+from florence_daemon.engine.suspects import MAX_CRASHES, choose_first, choose_to_send, crashed_too_often
+from florence_daemon.errors import CheckpointError, Stopping
 
 log = logging.getLogger(__name__)
 
-# A picture that brought the engine process down this often is set aside.
-MAX_CRASHES = 3
 # After the model could not be loaded, requests are refused for this long: every try costs seconds and may download.
 LOAD_RETRY_S = 30.0
+# After a process died the next one waits this long, twice as long after every further one in a row.
+BACKOFF_S, LONGEST_BACKOFF_S = 1.0, 60.0
 # Requests that the engine is worth giving at once before it has said how many keep it busy.
 FIRST_IN_FLIGHT = 4
 
@@ -41,7 +45,8 @@ FIRST_IN_FLIGHT = 4
 class EngineState:
     """How the engine is doing.
 
-    name: unloaded, loading, loaded or failed. unloads_in_s: None while it works, or stays for ever.
+    name: unloaded, loading, loaded, restarting (it died, the next one waits a little) or failed.
+    unloads_in_s: None while it works, or stays for ever.
     """
 
     name: str
@@ -57,14 +62,19 @@ class Engine:
 
     Every future that `submit` returns ends: with Done, or with an error of `errors`. When a process dies, what it had
     not begun goes to the next one at once; what it had begun is suspect, and tried alone, so that none but the guilty
-    brings down as many as `MAX_CRASHES`.
+    brings down as many as `MAX_CRASHES`. A process that takes too much time or memory is killed, which is a death too.
     """
 
     def __init__(
-        self, settings: EngineSettings, idle_unload_s: float, clock: Callable[[], float] = time.monotonic
+        self,
+        settings: EngineSettings,
+        idle_unload_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        limits: Limits | None = None,
     ) -> None:
         self._settings = settings
         self._idle_unload_s = idle_unload_s
+        self._limits = limits or Limits()
         self._clock = clock
         self._lock = threading.RLock()
         self._child: Child | None = None
@@ -75,7 +85,13 @@ class Engine:
         self._load_error: str | None = None
         self._load_error_s = 0.0
         self._load_crashes = 0
+        self.is_stuck = False  # a process cannot be ended, and may keep the GPU: only a new daemon helps
+        self._crashes = 0  # in a row
+        self._died_of: str | None = None  # while the next process waits
         self._closed = False
+        self._is_closed = threading.Event()
+        # Linux kills the process when the thread that started it ends, so that is one which stays.
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="engine-start")
 
     def submit(
         self,
@@ -111,6 +127,8 @@ class Engine:
         with self._lock:
             child = self._child
             if child is None:
+                if self._died_of is not None:
+                    return EngineState("restarting", error=self._died_of)
                 name = "unloaded" if self._load_error is None else "failed"
                 return EngineState(name, error=self._load_error)
             if child.loaded is None:
@@ -146,40 +164,41 @@ class Engine:
         with self._lock:
             self._closed = True
             child, self._child = self._child, None
-        if child is None:
-            return
-        if at_once:
-            child.process.kill()
-        child.stop()
+        self._is_closed.set()
+        if child is not None:
+            if at_once:
+                child.process.kill()
+            child.stop()
+        self._starter.shutdown(wait=False)
 
     def _allowed(self) -> list[Pending]:
-        """What of the held may be sent now: all, unless there are suspects, each of which must be at work alone."""
-        at_work = self._child.pending.values() if self._child else ()
-        if any(pending.is_suspect for pending in at_work):
-            return []
-        suspects = [pending for pending in self._held if pending.is_suspect]
-        if not suspects:
-            return list(self._held)
-        urgent = [pending for pending in self._held if pending.request.urgent and not pending.is_suspect]
-        if urgent or at_work:
-            return urgent
-        return [next((pending for pending in suspects if pending.request.urgent), suspects[0])]
+        return choose_to_send(self._held, self._child.pending.values() if self._child else ())
 
     def _assign(self, chosen: list[Pending]) -> list[tuple[Child, Request]]:
         """Give these to the process, starting one when there is none; the caller writes them without the lock."""
-        if not chosen:
+        if not chosen or self._died_of is not None:
             return []
-        if self._child is None:
-            self._child = self._start()
+        try:
+            self._child = self._child or self._start()
+        except OSError as error:
+            self._rest(f"it could not be started: {error}")
+            return []
         self._held = [pending for pending in self._held if pending not in chosen]
         self._child.pending |= {pending.request.id: pending for pending in chosen}
         return [(self._child, pending.request) for pending in chosen]
 
     def _start(self) -> Child:
-        child = start_child(self._settings)
+        child = self._starter.submit(start_child, self._settings).result()
+        child.sign_s = self._clock()
         threading.Thread(target=self._read, args=(child,), name="engine-replies", daemon=True).start()
+        threading.Thread(target=self._oversee, args=(child,), name="engine-limits", daemon=True).start()
         log.info("engine process %d started, loading %s", child.process.pid, self._settings.model)
         return child
+
+    def _oversee(self, child: Child) -> None:
+        """End one process once it has passed a limit; its own thread."""
+        if not oversee(child, self._limits, self._clock, self._lock):
+            self.is_stuck = True
 
     def _read(self, child: Child) -> None:
         """Take the replies of one process until it ends; its own thread."""
@@ -198,6 +217,10 @@ class Engine:
             self._begin(child.pending[reply.id])
             return
         with self._lock:
+            if isinstance(reply, Loaded | Alive | Done | Failed):
+                child.sign_s = self._clock()
+            if isinstance(reply, Alive):
+                return
             if isinstance(reply, Loaded):
                 child.loaded, self._load_error, self._load_crashes = reply, None, 0
                 self._in_flight = reply.in_flight
@@ -206,8 +229,12 @@ class Engine:
             if isinstance(reply, LoadFailed):
                 child.load_error = reply.message
                 return
+            if isinstance(reply, HasRead):
+                child.pending[reply.id].read_s = self._clock()
+                return
             pending = child.pending.pop(reply.id)
             self._idle_since_s = self._clock()
+            self._crashes = 0
             sent = self._assign(self._allowed())
         _write_all(sent)
         if isinstance(reply, Failed):
@@ -216,7 +243,7 @@ class Engine:
             pending.future.set_result(reply)
 
     def _begin(self, pending: Pending) -> None:
-        pending.has_begun = True
+        pending.begun_s = self._clock()
         if pending.on_begun is not None:
             pending.on_begun()
 
@@ -230,23 +257,44 @@ class Engine:
             child.pending.clear()
             self._idle_since_s = self._clock()
             error = self._judge(child, died_of)
-            if error is None and left:
-                log.warning("the engine process ended (%s); it is started again", died_of)
             for pending in left:
-                pending.crashes += pending.has_begun
-                pending.has_begun = False
+                pending.crashes += child.is_blamed(pending)
+                pending.begin_anew()
             lost = left + self._held if error else [pending for pending in left if pending.crashes >= MAX_CRASHES]
             again = [pending for pending in left if pending not in lost]
             self._held = [] if error else again + self._held
-            sent = self._assign([pending for pending in again if not pending.is_suspect] or self._allowed())
-        _write_all(sent)
+            if lost:
+                self._crashes = 0  # the cause is found
+            if error is None and not child.is_stopping:
+                self._rest(died_of)
         for pending in lost:
-            pending.future.set_exception(error or _poison(pending, died_of))
+            pending.future.set_exception(error or crashed_too_often(pending, died_of))
+
+    def _rest(self, died_of: str) -> None:
+        """Let the next process wait a little: what brings down one after the other must not keep the machine busy."""
+        self._crashes += 1
+        self._died_of = died_of
+        seconds = min(BACKOFF_S * 2 ** (self._crashes - 1), LONGEST_BACKOFF_S)
+        log.warning("the engine process ended (%s); it is started again in %g s", died_of, seconds)
+        threading.Thread(target=self._resume_after, args=(seconds,), name="engine-rest", daemon=True).start()
+
+    def _resume_after(self, seconds: float) -> None:
+        """Go on with what waits, or give it up at a stop; a thread's whole job."""
+        self._is_closed.wait(seconds)
+        with self._lock:
+            self._died_of = None
+            held = self._held if self._closed else []
+            if self._closed:
+                self._held = []
+            sent = self._assign(choose_first(self._held))
+        _write_all(sent)
+        for pending in held:
+            pending.future.set_exception(_stopped())
 
     def _judge(self, child: Child, died_of: str) -> errors.FlorenceError | None:
         """Why nothing that the process left can be answered, or None when the next process may."""
         if self._closed:
-            return Stopping("the daemon stopped before this was answered")
+            return _stopped()
         if child.loaded is None and child.load_error is None and not child.is_stopping:
             self._load_crashes += 1
             if self._load_crashes >= MAX_CRASHES:
@@ -254,6 +302,8 @@ class Engine:
                     f"the engine process ended {self._load_crashes} times while it loaded {self._settings.model} "
                     f"({died_of}); is there enough memory for it?"
                 )
+        if child.loaded is None and child.excess is not None:
+            child.load_error = f"{self._settings.model} could not be loaded: {died_of}"
         if child.load_error is None:
             return None
         self._load_error, self._load_error_s, self._load_crashes = child.load_error, self._clock(), 0
@@ -261,10 +311,8 @@ class Engine:
         return CheckpointError(child.load_error)
 
 
-def _poison(pending: Pending, died_of: str) -> EngineCrashed:
-    return EngineCrashed(
-        f"the engine process ended {pending.crashes} times while it worked on this picture ({died_of}); it is set aside"
-    )
+def _stopped() -> Stopping:
+    return Stopping("the daemon stopped before this was answered")
 
 
 def _write_all(sent: list[tuple[Child, Request]]) -> None:

@@ -32,7 +32,8 @@ class Ask:
 class EngineSettings:
     """What the engine process is started with; `config.ModelConfig` says what each means.
 
-    state_dir: the directory for compiled and quantized models; None keeps nothing.
+    state_dir: the directory for compiled and quantized models; None keeps nothing. memory_limit_bytes: what the process
+    may take of main memory before the daemon ends it; None for no limit.
     """
 
     model: str
@@ -45,6 +46,7 @@ class EngineSettings:
     num_beams: int = 3
     max_new_tokens: int = 1024
     max_batch: int = 0
+    memory_limit_bytes: int | None = None
     offline: bool = False
     state_dir: str | None = None
 
@@ -107,6 +109,18 @@ class Begun:
 
 
 @dataclass(frozen=True)
+class HasRead:
+    """The picture of request `id` is read; from now on it is the model's turn."""
+
+    id: int
+
+
+@dataclass(frozen=True)
+class Alive:
+    """The model works: sent between its steps, about once a second."""
+
+
+@dataclass(frozen=True)
 class Done:
     """The answers to request `id`, in the order of its asks. size_px: the upright picture's (width, height).
 
@@ -129,7 +143,10 @@ class Failed:
     message: str
 
 
-Reply = Loaded | LoadFailed | Begun | Done | Failed
+Progress = Begun | HasRead | Done | Failed
+"""How a request goes on, and how it ends."""
+
+Reply = Loaded | LoadFailed | Alive | Progress
 
 
 def error_of(failed: Failed) -> errors.FlorenceError:

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from florence_daemon.engine.checkpoint import Checkpoint
 from florence_daemon.engine.preprocess import Picture
-from florence_daemon.engine.protocol import Answer, Ask, Begun, Done, EngineSettings, Failed, Stages
+from florence_daemon.engine.protocol import Answer, Ask, Done, EngineSettings, Failed, Progress, Stages
 from florence_daemon.engine.search import SearchSettings
 from florence_daemon.errors import FlorenceError
 from florence_daemon.tasks import Task, parse_answer
 
 log = logging.getLogger(__name__)
 
-Reply = Callable[[Begun | Done | Failed], None]
-"""Is told how a request goes on: that it has begun, and how it ended."""
+Reply = Callable[[Progress], None]
+"""Is told how a request goes on."""
 
 
 @dataclass(eq=False)

@@ -10,7 +10,7 @@ from PIL import Image
 from florence_daemon.demo_pictures import encode_picture
 from florence_daemon.engine.batching import Batching
 from florence_daemon.engine.preprocess import Picture
-from florence_daemon.engine.protocol import Answer, Ask, Begun, Done, EngineSettings, Failed, Request
+from florence_daemon.engine.protocol import Answer, Ask, Begun, Done, EngineSettings, Failed, Progress, Request
 from florence_daemon.errors import PictureError
 from tests.conftest import AtOnce
 from tests.engine.fake_backend import CHECKPOINT, FakeBackend
@@ -36,10 +36,10 @@ class Setup:
         asks = tuple(Ask(prompt, max_new_tokens=tokens) for prompt in prompts or ("<CAPTION>",))
         self.loop.put(Request(colour, picture(colour), asks, urgent), self.note)
 
-    def note(self, reply: Begun | Done | Failed) -> None:
+    def note(self, reply: Progress) -> None:
         if isinstance(reply, Begun):
             self.begun.append(reply.id)
-        else:
+        if isinstance(reply, Done | Failed):
             self.ends[reply.id] = reply
 
     def run(self, steps: int | None = None) -> None:

@@ -10,7 +10,7 @@ import pytest
 from florence_daemon.demo_pictures import PROMPTS, draw_picture, encode_picture
 from florence_daemon.engine.backend import open_backend
 from florence_daemon.engine.batching import Batching
-from florence_daemon.engine.protocol import Answer, Ask, Begun, Done, EngineSettings, Failed, Request
+from florence_daemon.engine.protocol import Answer, Ask, Done, EngineSettings, Failed, Progress, Request
 from tests.engine.checkpoints import copy_tiny
 from tests.reference import needs_reference
 
@@ -56,8 +56,8 @@ def answer_together(loop: Batching, questions: list[tuple[bytes, tuple[Ask, ...]
     """The answers, when each picture comes as soon as the one before it is seen."""
     ends: dict[int, Done | Failed] = {}
 
-    def note(reply: Begun | Done | Failed) -> None:
-        if not isinstance(reply, Begun):
+    def note(reply: Progress) -> None:
+        if isinstance(reply, Done | Failed):
             ends[reply.id] = reply
 
     for number, (picture, asks) in enumerate(questions):

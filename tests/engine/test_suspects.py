@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any, cast
@@ -14,7 +15,7 @@ from florence_daemon.engine.handle import Child
 from florence_daemon.engine.pipe import write_message
 from florence_daemon.engine.process import Engine
 from florence_daemon.engine.protocol import Ask, Begun, Done, EngineSettings, Loaded, Reply, Request, Stages
-from florence_daemon.errors import EngineCrashed
+from florence_daemon.errors import EngineCrashed, Stopping
 from tests.conftest import wait_for
 
 ASKS = (Ask("<CAPTION>"),)
@@ -55,10 +56,14 @@ class Setup:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.processes: list[FakeProcess] = []
         monkeypatch.setattr(process, "start_child", self.start)
+        monkeypatch.setattr(process, "BACKOFF_S", 0.0)
+        self.problem: OSError | None = None
         self.engine = Engine(EngineSettings("demo"), -1)
         self.futures: dict[str, Future[Done]] = {}
 
     def start(self, settings: EngineSettings) -> Child:
+        if self.problem is not None:
+            raise self.problem
         self.processes.append(FakeProcess())
         self.processes[-1].say(Loaded("cpu", 0.1, 8))
         return FakeChild(cast(Any, self.processes[-1]))
@@ -151,6 +156,64 @@ def test_process_that_dies_while_it_loads_makes_nobody_suspect(setup: Setup) -> 
     setup.die()
     assert setup.sent("a", "b")
     setup.answer("a", "b")
+
+
+def test_next_process_waits_twice_as_long_each_time_until_one_gives_an_answer(
+    setup: Setup, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "BACKOFF_S", 0.001)
+    monkeypatch.setattr(process, "LONGEST_BACKOFF_S", 0.003)
+    setup.submit("a", "b")
+    for name in ("a", "b"):
+        setup.begin(name)
+        setup.die()
+    setup.die()
+    assert setup.sent("b")
+    setup.answer("b")
+    assert setup.sent("b", "a")
+    setup.die()
+    waits = re.findall(r"it is started again in (\S+) s", caplog.text)
+    assert waits == ["0.001", "0.002", "0.003", "0.001"]
+
+
+def test_next_process_does_not_wait_longer_once_the_guilty_is_found(
+    setup: Setup, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "BACKOFF_S", 0.001)
+    setup.submit("guilty")
+    for _ in range(2):
+        setup.begin("guilty")
+        setup.die()
+    setup.begin("guilty")
+    setup.processes[-1].die()
+    assert isinstance(setup.futures["guilty"].exception(30), EngineCrashed)
+    waits = re.findall(r"it is started again in (\S+) s", caplog.text)
+    assert waits == ["0.001", "0.002", "0.001"]
+
+
+def test_what_comes_while_the_next_process_waits_is_held_and_given_up_at_a_stop(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "BACKOFF_S", 600.0)
+    setup.submit("a")
+    setup.begin("a")
+    setup.processes[-1].die()
+    wait_for(lambda: setup.engine.state().name == "restarting")
+    assert setup.engine.state().error == "killed by signal 9"
+    setup.submit("late")
+    assert len(setup.processes) == 1
+    setup.engine.close()
+    assert [type(setup.futures[name].exception(10)) for name in ("a", "late")] == [Stopping, Stopping]
+
+
+def test_process_that_cannot_be_started_is_tried_again(setup: Setup) -> None:
+    setup.problem = BlockingIOError(11, "Resource temporarily unavailable")
+    setup.submit("a")
+    assert "could not be started: [Errno 11] Resource" in str(setup.engine.state().error)
+    setup.problem = None
+    assert wait_for(lambda: setup.processes)
+    assert setup.sent("a")
+    setup.answer("a")
 
 
 def test_engine_says_how_many_requests_keep_it_busy(setup: Setup) -> None:
