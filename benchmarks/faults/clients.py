@@ -1,0 +1,182 @@
+"""Many clients at once for a long time, with the real engine and the demo model: errors, waits, memory, descriptors."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import random
+import statistics
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from benchmarks.faults.process import DaemonProcess
+from florence_daemon.demo_pictures import draw_picture, encode_picture, true_answer
+
+CONFIG = json.dumps({"model": {"name": "demo", "idle_unload_s": -1}})
+PROMPT = "<CAPTION>"
+SIZE_PX = (256, 192)
+PICTURES = 16
+SAMPLE_S = 5.0
+
+
+@dataclass(frozen=True)
+class Load:
+    """How it went. answers: right captions; wrong: captions of another picture than was sent.
+
+    asked_to_wait: 503 with Retry-After, after which the client waited and tried again; errors: anything else, by name.
+    p50_s, p99_s: of answered requests, from sending to the whole answer. Memory and descriptors are the daemon's own:
+    the median of the second tenth of the time, and of the last one. queue_left: jobs that were there a moment after.
+    """
+
+    clients: int
+    seconds: float
+    answers: int
+    wrong: int
+    asked_to_wait: int
+    errors: dict[str, int]
+    p50_s: float
+    p99_s: float
+    early_mb: float
+    late_mb: float
+    early_descriptors: float
+    late_descriptors: float
+    queue_left: int
+
+
+@dataclass
+class _Tally:
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    seen: Counter[str] = field(default_factory=Counter)
+    took_s: list[float] = field(default_factory=list)
+
+    def count(self, what: str, took_s: float | None = None) -> None:
+        with self.lock:
+            self.seen[what] += 1
+            if took_s is not None:
+                self.took_s.append(took_s)
+
+
+def load_with_clients(
+    directory: Path, clients: int, seconds: float, say: Callable[[str], None] = lambda text: None
+) -> Load:
+    """Let so many clients ask for captions, each one picture after the other, in every form that the API takes."""
+    drawn = [draw_picture(random.Random(number), SIZE_PX) for number in range(PICTURES)]
+    pictures = [(encode_picture(each.image, "PNG"), true_answer(PROMPT, each)) for each in drawn]
+    with DaemonProcess(directory / "home", CONFIG) as daemon:
+        expected = _expected(daemon, [content for content, _ in pictures])
+        tally, until_s = _Tally(), time.monotonic() + seconds
+        threads = [
+            threading.Thread(target=_ask_until, args=(daemon.url, number, until_s, pictures, expected, tally))
+            for number in range(clients)
+        ]
+        began_s = time.monotonic()
+        for thread in threads:
+            thread.start()
+        samples = _sample(daemon, until_s, lambda: say(f"{tally.seen['answer']:,} answers"))
+        for thread in threads:
+            thread.join()
+        took_s = time.monotonic() - began_s
+        time.sleep(0.5)
+        queue = daemon.status()["queue"]
+    return _judge(clients, took_s, tally, samples, queue["http"] + queue["running"])
+
+
+def _expected(daemon: DaemonProcess, pictures: list[bytes]) -> list[str]:
+    """What the engine says about each picture when it is asked alone."""
+    found = []
+    for content in pictures:
+        status, _, body = _post(_connect(daemon.url), "raw", content, 120)
+        if status != 200:
+            raise AssertionError(f"the engine does not answer: {status} {body[:200]!r}")
+        found.append(json.loads(body)["result"])
+    return found
+
+
+def _connect(url: str, timeout_s: float = 60) -> http.client.HTTPConnection:
+    place = urlsplit(url)
+    return http.client.HTTPConnection(place.hostname or "", place.port, timeout=timeout_s)
+
+
+def _post(
+    connection: http.client.HTTPConnection, form: str, content: bytes, timeout_s: float
+) -> tuple[int, str | None, bytes]:
+    """Send a picture in one of the forms; return status, Retry-After and body."""
+    path, kind, body = "/process_image", "application/json", b""
+    if form == "json":
+        body = json.dumps({"image": base64.b64encode(content).decode(), "prompt": PROMPT}).encode()
+    elif form == "raw":
+        path, kind, body = f"{path}?prompt=CAPTION", "image/png", content
+    else:
+        kind = "multipart/form-data; boundary=xyz"
+        head = b'--xyz\r\nContent-Disposition: form-data; name="prompt"\r\n\r\n<CAPTION>\r\n'
+        file = b'--xyz\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
+        body = head + file + content + b"\r\n--xyz--\r\n"
+    connection.request("POST", path, body, {"Content-Type": kind})
+    response = connection.getresponse()
+    return response.status, response.getheader("Retry-After"), response.read()
+
+
+def _ask_until(
+    url: str, number: int, until_s: float, pictures: list[tuple[bytes, str]], expected: list[str], tally: _Tally
+) -> None:
+    """One client: keeps its connection, waits when it is told to."""
+    chance = random.Random(number)
+    connection = _connect(url)
+    while time.monotonic() < until_s:
+        which = chance.randrange(len(pictures))
+        began_s = time.monotonic()
+        try:
+            status, retry_after, body = _post(
+                connection, chance.choice(("json", "raw", "form")), pictures[which][0], 60
+            )
+        except (OSError, http.client.HTTPException) as error:
+            tally.count(type(error).__name__)
+            connection.close()
+            continue
+        if status == 200:
+            is_right = json.loads(body).get("result") == expected[which]
+            tally.count("answer" if is_right else "wrong", time.monotonic() - began_s)
+        elif status == 503 and retry_after is not None:
+            tally.count("wait")
+            time.sleep(min(float(retry_after), max(0.0, until_s - time.monotonic())) * chance.uniform(0.5, 1))
+        else:
+            tally.count(f"HTTP {status}")
+    connection.close()
+
+
+def _sample(daemon: DaemonProcess, until_s: float, say: Callable[[], None]) -> list[tuple[float, int]]:
+    samples = []
+    every_s = min(SAMPLE_S, (until_s - time.monotonic()) / 20)
+    while time.monotonic() < until_s:
+        time.sleep(every_s)
+        samples.append((daemon.resident_mb(), daemon.descriptors()))
+        say()
+    return samples
+
+
+def _judge(clients: int, seconds: float, tally: _Tally, samples: list[tuple[float, int]], left: int) -> Load:
+    tenth = max(1, len(samples) // 10)
+    early, late = samples[tenth : 2 * tenth], samples[-tenth:]
+    seen = tally.seen
+    took = sorted(tally.took_s) or [0.0]
+    return Load(
+        clients=clients,
+        seconds=seconds,
+        answers=seen["answer"],
+        wrong=seen["wrong"],
+        asked_to_wait=seen["wait"],
+        errors={what: count for what, count in seen.items() if what not in ("answer", "wrong", "wait")},
+        p50_s=statistics.median(took),
+        p99_s=took[min(len(took) - 1, int(0.99 * len(took)))],
+        early_mb=statistics.median(each[0] for each in early),
+        late_mb=statistics.median(each[0] for each in late),
+        early_descriptors=statistics.median(each[1] for each in early),
+        late_descriptors=statistics.median(each[1] for each in late),
+        queue_left=left,
+    )
