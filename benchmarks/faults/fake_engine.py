@@ -137,10 +137,10 @@ def _answer(request: Request, settings: FakeSettings) -> Done | Failed:
         time.sleep(3600)
     if not is_whole(content):
         _note(settings, "failed", request, content)
-        return Failed(request.id, "PictureError", f"{request.picture!r}: is truncated: the end is missing")
+        return Failed(request.id, "TruncatedPicture", f"{request.picture!r}: is truncated: the end is missing")
     answers = tuple(Answer(ask.prompt, answer_to(ask.prompt, content, settings.answer_bytes)) for ask in request.asks)
     _note(settings, "done", request, content)
-    return Done(request.id, answers, (32, 24), Stages())
+    return Done(request.id, answers, (32, 24), Stages(), hashlib.blake2b(content, digest_size=16).digest())
 
 
 def _note(settings: FakeSettings, end: str, request: Request, content: bytes) -> None:
