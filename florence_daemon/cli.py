@@ -303,12 +303,24 @@ def service(
     config: ConfigOption = None,
     system: Annotated[
         bool | None,
-        typer.Option("--system/--user", help="The system's, or your own; as root --system.", show_default=False),
+        typer.Option("--system/--user", help="Linux: the system's, or your own; as root --system.", show_default=False),
+    ] = None,
+    name: Annotated[str, typer.Option(metavar="NAME", help="Windows: the service's name.")] = "florence-daemon",
+    nssm: Annotated[
+        Path | None, typer.Option("--nssm", metavar="PATH", help="Windows: nssm.exe.", show_default=False)
     ] = None,
 ) -> None:
-    """Have systemd run it: install and start the service, remove it, or print what would be installed."""
+    """Have systemd, or NSSM on Windows, run it: install and start the service, remove it, or print what would be."""
     if os.name == "nt":
-        raise UsageError("systemd is for Linux; on Windows, NSSM makes a service of `florence-daemon run`")
+        from florence_daemon import nssm as windows_service
+
+        if action is ServiceAction.uninstall:
+            windows_service.uninstall(name, nssm)
+        elif action is ServiceAction.install:
+            windows_service.install(config, name, nssm)
+        else:
+            windows_service.show(config, name, nssm)
+        return
     from florence_daemon import service as systemd_service
 
     if action is ServiceAction.uninstall:

@@ -27,23 +27,24 @@ ENV_FILE = "FLORENCE_DAEMON_CONFIG"
 
 def default_paths(environ: Mapping[str, str]) -> tuple[Path, ...]:
     """Where a configuration is looked for when none is named, first match first."""
-    home = environ.get("XDG_CONFIG_HOME") or "~/.config"
-    places = [Path(home).expanduser() / "florence-daemon.yaml"]
     if os.name == "nt":
-        places.append(Path(environ.get("PROGRAMDATA", r"C:\ProgramData")) / "florence-daemon" / "florence-daemon.yaml")
+        own = environ.get("XDG_CONFIG_HOME") or environ.get("APPDATA") or "~/AppData/Roaming"
+        everyone = Path(environ.get("PROGRAMDATA") or r"C:\ProgramData") / "florence-daemon"
     else:
-        places.append(Path("/etc/florence-daemon/florence-daemon.yaml"))
-    return tuple(places)
+        own = environ.get("XDG_CONFIG_HOME") or "~/.config"
+        everyone = Path("/etc/florence-daemon")
+    return (Path(own).expanduser() / "florence-daemon.yaml", everyone / "florence-daemon.yaml")
 
 
 def state_directory(state: StateConfig, environ: Mapping[str, str]) -> Path:
-    """Where the program keeps what it makes: the setting, else systemd's directory, else the person's own."""
+    """Where the program keeps what it makes: the setting, else the service's directory, else the person's own."""
     if state.dir is not None:
         return state.dir.expanduser().absolute()
     if environ.get("STATE_DIRECTORY"):
-        return Path(environ["STATE_DIRECTORY"].split(":")[0])
+        # systemd may give several, by colons, which on Windows are parts of a path.
+        return Path(environ["STATE_DIRECTORY"].split(os.pathsep)[0])
     if os.name == "nt":
-        return Path(environ.get("LOCALAPPDATA", "~/AppData/Local")).expanduser() / "florence-daemon"
+        return Path(environ.get("LOCALAPPDATA") or "~/AppData/Local").expanduser() / "florence-daemon"
     return Path(environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "florence-daemon"
 
 

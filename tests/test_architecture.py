@@ -100,6 +100,7 @@ LAYERS = {
     "service_plan": 4,
     "systemd": 1,
     "service": 11,
+    "nssm": 4,
     "backfill_command": 12,
     "cli": 13,
     "__main__": 14,

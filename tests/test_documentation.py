@@ -80,7 +80,7 @@ def test_both_ways_to_set_up_know_the_same_options() -> None:
     batch = (ROOT / "windows" / "vision-server.bat").read_bytes()
     assert b"\r\n" in batch
     assert b"\n" not in batch.replace(b"\r\n", b"")
-    for word in ("--demo", "formats", "FLORENCE_EXTRAS", "constraints.txt"):
+    for word in ("--demo", "--set-up", "formats", "FLORENCE_EXTRAS", "constraints.txt"):
         assert word in shell + (ROOT / "tools" / "venv.sh").read_text(encoding="utf-8")
         assert word.encode() in batch
 

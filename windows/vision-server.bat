@@ -1,6 +1,7 @@
 @echo off
 rem Sets everything up beside this file and runs the daemon:
 rem   windows\vision-server.bat --demo     tries it with the small model that comes along
+rem   windows\vision-server.bat --set-up   only sets up
 rem   windows\vision-server.bat [OPTIONS]  is florence-daemon run [OPTIONS]
 setlocal
 set "PYTHONUTF8=1"
@@ -31,6 +32,7 @@ echo Installing what is needed; the first time this downloads PyTorch 1>&2
 copy /y "%HERE%\constraints.txt" "%VENV%\installed" >nul
 
 :start
+if "%~1"=="--set-up" exit /b 0
 set "ARGS="
 if not "%~1"=="--demo" goto collect
 set "COMMAND=demo"
@@ -42,7 +44,7 @@ shift
 goto collect
 
 :execute
-"%VENV%\Scripts\florence-daemon.exe" %COMMAND% %ARGS%
+"%VENV%\Scripts\python.exe" -m florence_daemon %COMMAND% %ARGS%
 exit /b %ERRORLEVEL%
 
 :try
