@@ -32,6 +32,7 @@ LAYERS = {
     "config": 2,
     "config_file": 3,
     "folders.health": 0,
+    "folders.inotify": 0,
     "folders.mounts": 0,
     "folders.names": 3,
     "folders.scan": 4,

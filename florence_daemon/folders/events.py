@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import logging
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from watchdog.events import (
@@ -30,6 +26,7 @@ from watchdog.events import (
 )
 from watchdog.observers import Observer
 
+from florence_daemon.folders.inotify import Sentinel
 from florence_daemon.folders.names import is_image_name
 
 log = logging.getLogger(__name__)
@@ -101,11 +98,13 @@ class Events:
     def __init__(self, wake: Callable[[], None]) -> None:
         self._inbox = Inbox(wake)
         self._observer: Any = None
+        self._sentinel: Sentinel | None = None
 
     def start(self, path: str, *, recursive: bool) -> None:
         """Listen to `path`; what was heard before is forgotten. Raises: OSError when the system refuses."""
         self.stop()
         self._inbox.take()
+        self._sentinel = Sentinel(path)
         observer = Observer()
         try:
             observer.schedule(self._inbox, path, recursive=recursive, event_filter=ASKED_FOR)
@@ -117,6 +116,9 @@ class Events:
 
     def stop(self) -> None:
         """Listen no more."""
+        sentinel, self._sentinel = self._sentinel, None
+        if sentinel is not None:
+            sentinel.close()
         observer, self._observer = self._observer, None
         if observer is not None:
             _end(observer)
@@ -131,8 +133,13 @@ class Events:
         return self._observer is not None
 
     def is_alive(self) -> bool:
-        """Tell whether every thread that an event passes through lives; one that died says nothing by itself."""
-        return self._observer is not None and all(thread.is_alive() for thread in threads_of(self._observer))
+        """Tell whether events can still come: each thread on their way lives, and the directory is the one of then.
+
+        A thread that died says nothing by itself, nor does a watch that went with its file system.
+        """
+        if self._observer is None or (self._sentinel is not None and self._sentinel.is_gone()):
+            return False
+        return all(thread.is_alive() for thread in threads_of(self._observer))
 
 
 def threads_of(observer: Any) -> Iterator[threading.Thread]:
@@ -151,34 +158,3 @@ def _end(observer: Any) -> None:
     except Exception as error:
         # Not started, or its watches went with the file system.
         log.debug("an observer ended: %r", error)
-
-
-def limit_reached(path: str) -> str:
-    """Say which limit keeps `path` from being watched by one more; empty when there is none.
-
-    At the limit watchdog leaves new directories out and says nothing; that it is reached is all one can see.
-    """
-    if sys.platform != "linux":
-        return ""
-    libc = ctypes.CDLL(None, use_errno=True)
-    handle = libc.inotify_init1(os.O_CLOEXEC)
-    if handle < 0:
-        return _limit("instances", 8192) if ctypes.get_errno() in (errno.EMFILE, errno.ENFILE) else ""
-    try:
-        on_delete_self = 0x400
-        refused = libc.inotify_add_watch(handle, os.fsencode(path), on_delete_self) < 0
-        return _limit("watches", 1_048_576) if refused and ctypes.get_errno() == errno.ENOSPC else ""
-    finally:
-        os.close(handle)
-
-
-def _limit(what: str, advice: int) -> str:
-    """Name the lower of the machine's limit and the user namespace's, which is a container's."""
-    found = []
-    for name in (f"fs.inotify.max_user_{what}", f"user.max_inotify_{what}"):
-        try:
-            found.append((int(Path("/proc/sys", *name.split(".")).read_text(encoding="ascii")), name))
-        except (OSError, ValueError) as error:
-            log.debug("%s cannot be read: %s", name, error)
-    value, name = min(found, default=(0, f"fs.inotify.max_user_{what}"))
-    return f"the limit {name} = {value} is reached; raise it: sudo sysctl {name}={max(advice, 2 * value)}"

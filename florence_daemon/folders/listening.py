@@ -7,8 +7,9 @@ import os
 from collections.abc import Callable
 
 from florence_daemon.config import FolderConfig
-from florence_daemon.folders.events import Events, News, limit_reached
+from florence_daemon.folders.events import Events, News
 from florence_daemon.folders.health import OK, Health
+from florence_daemon.folders.inotify import limit_reached
 from florence_daemon.folders.mounts import Place
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class Listening:
         wake: Callable[[], None],
         limit_reached: Callable[[str], str] = limit_reached,
     ) -> None:
-        """limit_reached: says which limit keeps a path from being watched, as `events.limit_reached`."""
+        """limit_reached: says which limit keeps a path from being watched, as `inotify.limit_reached`."""
         self.health = OK
         self._folder = folder
         self._path = os.fspath(folder.path)
