@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -155,7 +156,7 @@ def _name_unwritable(scope: Scope, service: Service, config: Config) -> None:
     for folder in scope.run(_sandbox(service), command).stdout.splitlines():
         print(f"{folder}: {ACCOUNT if scope.is_system else 'you'} cannot write there", file=sys.stderr)
         if scope.is_system:
-            print(f"    setfacl -R -m u:{ACCOUNT}:rwX,d:u:{ACCOUNT}:rwX '{folder}'", file=sys.stderr)
+            print(f"    setfacl -R -m u:{ACCOUNT}:rwX,d:u:{ACCOUNT}:rwX {shlex.quote(folder)}", file=sys.stderr)
 
 
 def _write(scope: Scope, service: Service) -> None:
