@@ -3,6 +3,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 . tools/venv.sh
+. tools/packages.sh
+install_packages
 prepare_venv "dev,formats,quantize"
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .

@@ -1,0 +1,27 @@
+# Installs the Debian packages that some tests need, where that is possible: as root, with apt. Sourced by run-tests.sh.
+# Elsewhere those tests skip, and each says what it lacks.
+
+install_packages() {
+  local command package missing=()
+  while read -r command package; do
+    command -v "$command" >/dev/null || missing+=("$package")
+  done <<'COMMANDS'
+bindfs bindfs
+debootstrap debootstrap
+rsync rsync
+strace strace
+systemd-analyze systemd
+systemd-nspawn systemd-container
+COMMANDS
+  if [ ${#missing[@]} = 0 ]; then
+    return
+  fi
+  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    echo "Some tests will be skipped for want of: ${missing[*]}" >&2
+    return
+  fi
+  echo "Installing ${missing[*]}" >&2
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get -qq update && apt-get -qq -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "${missing[@]}" >/dev/null ||
+    echo "They could not be installed; the tests that need them will be skipped" >&2
+}
