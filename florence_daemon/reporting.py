@@ -113,7 +113,8 @@ def status_lines(status: dict[str, Any]) -> list[str]:
         f"done     {queue['captioned']} captioned, {queue['failed']} failed, up {_say_time(status['uptime_s'])}"
     )
     for folder in status["folders"]:
-        lines.append(f"folder   {folder['path']}: {folder['health']}, {folder['reason'] or folder['watching']}")
+        how = f": {folder['reason']}" if folder["reason"] else f", {folder['watching']}"
+        lines.append(f"folder   {folder['path']}: {folder['health']}{how}")
     for failure in status["failures"]:
         tries = f" ({failure['attempts']} tries)" if failure["attempts"] > 1 else ""
         lines.append(f"failed   {failure['path']}: {failure['reason']}{tries}")
