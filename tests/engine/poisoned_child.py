@@ -39,7 +39,7 @@ def read_poisoned(source: str | bytes, side_px: int | None = None, fast: bool = 
 
 
 def open_poisoned(settings: EngineSettings) -> Batching:
-    """Load the model. It hangs for ever when it sees a blue picture, and dies when it sees a red one."""
+    """Load the model. It dies when it sees a red picture, and hangs for ever when it sees a magenta one."""
     loop = backends.open_backend(settings)
     assert isinstance(loop, Batching)
     see = loop.backend.see
@@ -48,7 +48,7 @@ def open_poisoned(settings: EngineSettings) -> Batching:
         red, green, blue = pixels.mean(axis=(0, 2, 3))
         if red - max(green, blue) > 2:
             os.kill(os.getpid(), signal.SIGKILL)
-        if blue - max(green, red) > 2:
+        if min(red, blue) - green > 2:
             signal.pause()
         return see(pixels)
 

@@ -134,8 +134,8 @@ def test_picture_that_makes_the_driver_hang_is_set_aside_and_the_others_answered
 ) -> None:
     monkeypatch.setattr(process, "BACKOFF_S", 0.01)
     engine = start_engine(request_s=1.0)
-    blue, white = engine.submit(picture("blue"), CAPTION), engine.submit(picture("white"), CAPTION)
-    error = blue.exception(120)
+    magenta, white = engine.submit(picture("magenta"), CAPTION), engine.submit(picture("white"), CAPTION)
+    error = magenta.exception(120)
     assert isinstance(error, EngineCrashed)
     assert "model showed no life for 1 s, model.request_limit_s" in str(error)
     assert white.exception(60) is None
