@@ -73,6 +73,7 @@ class DaemonProcess:
         prefix: Sequence[str] = (),
         more: Mapping[str, str] | None = None,
         start_s: float = 30,
+        module: str = "florence_daemon",
     ) -> None:
         """fake: run with the stand-in engine, so set; its log is `home/inferences` unless told otherwise.
 
@@ -86,7 +87,7 @@ class DaemonProcess:
         variables = dict(more or {})
         if fake is not None:
             variables |= FakeSettings(**{"log": str(self.inferences), **_set(fake)}).as_environment()
-        module = "florence_daemon" if fake is None else "benchmarks.faults.fake_engine"
+            module = "benchmarks.faults.fake_engine"
         began_bytes = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
