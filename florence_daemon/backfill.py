@@ -5,23 +5,38 @@ from __future__ import annotations
 import concurrent.futures
 import itertools
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from florence_daemon.config import Config, FolderConfig, OutputConfig
 from florence_daemon.daemon import Works
 from florence_daemon.engine.protocol import Done, Stages
-from florence_daemon.errors import CheckpointError, FlorenceError, PictureError, ServerError, Stopping
+from florence_daemon.errors import (
+    CheckpointError,
+    DiskFull,
+    EngineCrashed,
+    FlorenceError,
+    PictureError,
+    ServerError,
+    SidecarError,
+    Stopping,
+)
 from florence_daemon.folders import sidecars
+from florence_daemon.folders.ledger import SET_ASIDE, Ledger
 from florence_daemon.folders.names import is_image_name
-from florence_daemon.folders.scan import find_images
+from florence_daemon.folders.needs import Makes, Needs, owner_of, shared_sidecar
+from florence_daemon.folders.records import Entry, Making, making_of, prompt_of
+from florence_daemon.folders.scan import Listing, list_directories
 from florence_daemon.folders.settle import stamp_of
-from florence_daemon.queue import Image, Job, Kind
-from florence_daemon.worker import asks_of, shared_sidecar, write_sidecars
+from florence_daemon.queue import Image, Job, JobQueue, Kind
+from florence_daemon.sidecar_writer import SidecarWriter
+from florence_daemon.worker import asks_of, reason_of
 
 if TYPE_CHECKING:
     from florence_daemon.client import Client
@@ -43,21 +58,27 @@ class Outcome:
     @property
     def reason(self) -> str:
         """Why there are no answers, without the path, which the reader sees already."""
-        return str(self.error).removeprefix(self.image.path).lstrip(": ")
+        return reason_of(self.error, self.image.path) if self.error is not None else ""
 
 
 class Backfill:
-    """The images below `paths` that lack a sidecar, and the run over them."""
+    """The images below `paths` that need something, and the run over them."""
 
     def __init__(
         self,
         paths: Sequence[Path],
         outputs: tuple[OutputConfig, ...],
+        ledger: Ledger,
+        makes: Makes,
         *,
-        overwrite: bool = False,
+        overwrite: str = "never",
         on_unreadable: Callable[[OSError], None] = lambda error: None,
     ) -> None:
-        """Raises: PictureError for a path that is not there or is no picture."""
+        """makes: how each output is made now.
+
+        overwrite: never and stale as for a watched folder; always rewrites everything.
+        Raises: PictureError for a path that is not there or is no picture.
+        """
         for path in paths:
             if not path.exists():
                 raise PictureError(f"{path}: there is no such file or folder")
@@ -65,18 +86,64 @@ class Backfill:
                 raise PictureError(f"{path}: this is not a picture's name; give pictures or folders of pictures")
         self._paths = paths
         self._outputs = outputs
+        self.ledger = ledger
+        self.makes = makes
+        self._needs = Needs(ledger, makes)
         self._overwrite = overwrite
         self._on_unreadable = on_unreadable
 
-    def images(self) -> Iterator[Image]:
-        """The images that need something, found by looking anew at each call."""
+    def images(self) -> Iterator[tuple[Image, FlorenceError | None]]:
+        """The images that need something, each with the reason if it cannot have it; found by looking at each call.
+
+        A directory at a time is in memory, and the ledger is asked once for each.
+        """
         for path in self._paths:
-            folder = FolderConfig(path=path)
-            found = [os.fspath(path)] if path.is_file() else find_images(folder, on_error=self._on_unreadable)
-            for image in found:
-                outputs = self._outputs if self._overwrite else sidecars.missing_outputs(image, self._outputs)
-                if outputs or sidecars.image_with_same_sidecar(image):
-                    yield Image(image, outputs or self._outputs, stamp_of(image), self._overwrite)
+            if path.is_file():
+                name = path.name
+                listings = iter([Listing(os.fspath(path.parent), (name,), frozenset(os.listdir(path.parent)))])
+            else:
+                listings = list_directories(FolderConfig(path=path), on_error=self._on_unreadable)
+            for listing in listings:
+                yield from self._images_of(listing)
+
+    def _images_of(self, listing: Listing) -> Iterator[tuple[Image, FlorenceError | None]]:
+        known = self.ledger.troubled if self._overwrite == "never" else self.ledger.known
+        entries = known(os.path.abspath(listing.directory))
+        stems: dict[str, list[str]] = defaultdict(list)
+        for name in listing.names:
+            if is_image_name(name):
+                stems[os.path.splitext(name)[0]].append(name)
+        for name in listing.images:
+            path, entry, namesakes = listing.path(name), entries.get(name), stems[os.path.splitext(name)[0]]
+            owner = name if len(namesakes) == 1 else owner_of(namesakes, partial(self._entry, listing))
+            outputs = self._due(listing, path, entry) if owner == name else self._outputs
+            if outputs:
+                is_suspect = entry is not None and entry.left > 0
+                image = Image(path, outputs, stamp_of(path), self._overwrite, is_suspect)
+                yield image, self._reason_against(image, owner, entry)
+
+    def _entry(self, listing: Listing, name: str) -> Entry | None:
+        return self.ledger.entry(listing.path(name))
+
+    def _due(self, listing: Listing, path: str, entry: Entry | None) -> tuple[OutputConfig, ...]:
+        if self._overwrite == "always":
+            return self._outputs
+        return self._needs.due(
+            path, self._outputs, self._overwrite, entry, lambda sidecar: os.path.basename(sidecar) in listing.names
+        )
+
+    def _reason_against(self, image: Image, owner: str, entry: Entry | None) -> FlorenceError | None:
+        """Why this image is not even tried: another has its sidecar, or it has brought down the engine before."""
+        if owner != os.path.basename(image.path):
+            return shared_sidecar(image.path, owner, image.outputs)
+        try:
+            sidecars.check_names(image.path, image.outputs)
+        except SidecarError as error:
+            return error
+        failure = entry.failure if entry is not None else None
+        if failure is not None and failure.error == SET_ASIDE and failure.stamp == image.stamp:
+            return EngineCrashed(failure.reason)
+        return None
 
     def run(
         self, submit: Callable[[Image], Future[Done]], is_stopped: Callable[[], bool] = lambda: False
@@ -85,18 +152,18 @@ class Backfill:
 
         Once `is_stopped` says so, no more are started, and it ends with those that the model is at.
 
-        Raises: CheckpointError, ServerError when nothing can be captioned at all.
+        Raises: CheckpointError, ServerError, DiskFull when nothing can be captioned at all.
         """
         running: dict[Future[Done], Image] = {}
         images = self.images()
         is_exhausted = False
         while running or not (is_exhausted or is_stopped()):
             while len(running) < WINDOW and not is_exhausted and not is_stopped():
-                image = next(images, None)
+                image, reason = next(images, (None, None))
                 if image is None:
                     is_exhausted = True
-                elif owner := sidecars.image_with_same_sidecar(image.path):
-                    yield Outcome(image, error=shared_sidecar(image.path, owner, image.outputs))
+                elif reason is not None:
+                    yield Outcome(image, error=reason)
                 else:
                     running[submit(image)] = image
             if is_stopped():
@@ -109,7 +176,7 @@ class Backfill:
 def _outcome(image: Image, future: Future[Done]) -> Outcome:
     try:
         return Outcome(image, done=future.result())
-    except (CheckpointError, ServerError, Stopping):
+    except (CheckpointError, ServerError, Stopping, DiskFull):
         raise
     except FlorenceError as error:
         return Outcome(image, error=error)
@@ -118,8 +185,9 @@ def _outcome(image: Image, future: Future[Done]) -> Outcome:
 class ServerCaptioner:
     """Captions images through running daemons: the pictures travel, the sidecars are written here."""
 
-    def __init__(self, clients: Sequence[Client]) -> None:
+    def __init__(self, clients: Sequence[Client], writer: SidecarWriter) -> None:
         self._clients = itertools.cycle(clients)
+        self._writer = writer
         self._pool = concurrent.futures.ThreadPoolExecutor(SENDERS * len(clients), thread_name_prefix="send")
 
     def submit(self, image: Image) -> Future[Done]:
@@ -130,29 +198,38 @@ class ServerCaptioner:
         """Wait for what is on its way; drop what is not."""
         self._pool.shutdown(cancel_futures=True)
 
-    @staticmethod
-    def _caption(image: Image, client: Client) -> Done:
+    def _caption(self, image: Image, client: Client) -> Done:
         answers = client.ask(image.path, asks_of(image.outputs), priority="backfill")
         done = Done(0, answers, (0, 0), Stages())
-        if stamp_of(image.path) != image.stamp:
-            raise PictureError(f"{image.path}: changed or went away while it was captioned; nothing was written")
-        write_sidecars(image, done)
+        self._writer.write(image, done)
         return done
 
 
+def makes_of(config: Config, servers: Sequence[str]) -> Makes:
+    """How outputs are made: here, or at the first of these servers, which tells its model but not its settings."""
+    if not servers:
+        return partial(making_of, config.model)
+    from florence_daemon.client import Client
+
+    model = cache(Client(servers[0]).model)
+    return lambda output: Making(model(), prompt_of(output), "")
+
+
 @contextmanager
-def open_captioner(config: Config, servers: Sequence[str]) -> Iterator[Callable[[Image], Future[Done]]]:
+def open_captioner(work: Backfill, config: Config, servers: Sequence[str]) -> Iterator[Callable[[Image], Future[Done]]]:
     """Give the function that captions an image: through these servers, or, with none, an engine of this process."""
     if servers:
         from florence_daemon.client import Client
 
-        captioner = ServerCaptioner([Client(server) for server in servers])
+        clients = [Client(server) for server in servers]
+        captioner = ServerCaptioner(clients, SidecarWriter(work.ledger, work.makes))
         try:
             yield captioner.submit
         finally:
             captioner.close()
+            work.ledger.flush()
         return
-    works = Works(config)
+    works = Works(config, JobQueue(config.server.max_queued), work.ledger)
     works.start()
 
     def submit(image: Image) -> Future[Done]:

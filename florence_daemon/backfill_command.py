@@ -10,6 +10,7 @@ from typing import Any
 
 from florence_daemon.backfill import Backfill, Outcome, open_captioner
 from florence_daemon.config import Config
+from florence_daemon.errors import DiskFull
 from florence_daemon.folders.sidecars import sidecar_path
 from florence_daemon.reporting import open_progress
 from florence_daemon.signals import StopSignal
@@ -22,7 +23,10 @@ EXIT_INTERRUPTED = 130
 def list_work(work: Backfill, *, as_json: bool) -> int:
     """Print what would be captioned, and where it would be written; return the exit code."""
     count = 0
-    for image in work.images():
+    for image, reason in work.images():
+        if reason is not None:
+            _say(f"{printable(image.path)}: {printable(str(reason))}")
+            continue
         count += 1
         sidecars = [sidecar_path(image.path, output) for output in image.outputs]
         line = f"{printable(image.path)} -> {', '.join(printable(path) for path in sidecars)}"
@@ -40,13 +44,20 @@ def run_backfill(work: Backfill, config: Config, servers: Sequence[str], *, as_j
         _say("nothing to do: every picture has its sidecars")
         return 0
     signals = StopSignal()
+    failures: list[Outcome] = []
+    full: DiskFull | None = None
     try:
-        failures = _run(work, config, servers, total, signals, as_json=as_json)
+        _run(work, config, servers, total, signals, failures, as_json=as_json)
     except KeyboardInterrupt:
         _say("stopped at once; the same command takes up there")
         return EXIT_INTERRUPTED
+    except DiskFull as error:
+        full = error
     for failure in failures:
-        _say(f"{printable(failure.image.path)}: {failure.reason}")
+        _say(f"{printable(failure.image.path)}: {printable(failure.reason)}")
+    if full is not None:
+        _say(f"{printable(str(full))}; free some space, then the same command takes up there")
+        return EXIT_SOME_FAILED
     if signals.is_set:
         _say("interrupted; the same command takes up there")
         return EXIT_INTERRUPTED
@@ -54,10 +65,16 @@ def run_backfill(work: Backfill, config: Config, servers: Sequence[str], *, as_j
 
 
 def _run(
-    work: Backfill, config: Config, servers: Sequence[str], total: int, signals: StopSignal, *, as_json: bool
-) -> list[Outcome]:
-    """Run to the end or to the interruption; return the outcomes that are failures."""
-    failures = []
+    work: Backfill,
+    config: Config,
+    servers: Sequence[str],
+    total: int,
+    signals: StopSignal,
+    failures: list[Outcome],
+    *,
+    as_json: bool,
+) -> None:
+    """Run to the end or to the interruption; add the outcomes that are failures to `failures`."""
     progress = open_progress(total)
     is_told = False
 
@@ -70,7 +87,7 @@ def _run(
         return signals.is_set
 
     try:
-        with open_captioner(config, servers) as submit:
+        with open_captioner(work, config, servers) as submit:
             for outcome in work.run(submit, is_stopped):
                 progress.advance(failed=outcome.error is not None)
                 if outcome.error is not None:
@@ -79,7 +96,6 @@ def _run(
                     print(json.dumps(_as_json(outcome)), flush=True)
     finally:
         progress.close()
-    return failures
 
 
 def _as_json(outcome: Outcome) -> dict[str, Any]:

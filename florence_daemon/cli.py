@@ -49,6 +49,7 @@ class Overwrite(str, Enum):
     """What happens to sidecars that are there already."""
 
     never = "never"
+    stale = "stale"
     always = "always"
 
 
@@ -149,15 +150,18 @@ def backfill(
     as_json: JsonOption = False,
 ) -> None:
     """Caption everything below some paths once; what has its sidecars already is skipped."""
-    from florence_daemon.backfill import Backfill
+    from florence_daemon.backfill import Backfill, makes_of
     from florence_daemon.backfill_command import list_work, run_backfill
+    from florence_daemon.daemon import open_ledger
 
     _refuse_both(model, server)
     settings = _settings(config, model=model)
     work = Backfill(
         paths,
         _outputs(prompt or [], ext or []),
-        overwrite=overwrite is Overwrite.always,
+        open_ledger(settings),
+        makes_of(settings, server or ()),
+        overwrite=overwrite.value,
         on_unreadable=lambda error: print(
             f"{error.filename}: cannot be looked into: {error.strerror}", file=sys.stderr
         ),

@@ -184,6 +184,9 @@ class FolderConfig:
     exclude: tuple[str, ...] = ()
     # What is written beside each picture.
     outputs: tuple[OutputConfig, ...] = field(default=DEFAULT_OUTPUTS, validator=[_not_empty, _distinct_extensions])
+    # never leaves sidecars that exist alone; stale rewrites those that this program wrote and nobody changed since,
+    # once their picture, the model, the prompt or a setting that shapes the text has changed; always also others'.
+    overwrite: str = field(default="never", validator=_one_of("never", "stale", "always"))
     # Seconds a file must stay unchanged before it is read.
     settle_s: float = field(default=1.0, validator=_between(0, 3600))
     # auto (told of changes by the file system; network shares, which do not tell, are looked at every poll_s),

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from florence_daemon import __version__
@@ -19,15 +20,18 @@ from florence_daemon.engine.process import Engine
 from florence_daemon.engine.protocol import Done, EngineSettings
 from florence_daemon.errors import Stopping
 from florence_daemon.folders.ledger import Ledger
+from florence_daemon.folders.needs import Needs
+from florence_daemon.folders.records import Failure, making_of
 from florence_daemon.folders.root import RootWatcher
-from florence_daemon.folders.watch import Watcher
+from florence_daemon.folders.watch import Watcher, is_inside
 from florence_daemon.http.app import create_app
 from florence_daemon.http.server import HttpServer
+from florence_daemon.intake import FolderIntake
 from florence_daemon.liveness import Keeper, Liveness
 from florence_daemon.notify import ServiceManager
 from florence_daemon.queue import Job, JobQueue
 from florence_daemon.signals import StopSignal
-from florence_daemon.worker import FolderIntake, Worker, printable
+from florence_daemon.worker import Folders, Worker, printable
 
 log = logging.getLogger(__name__)
 
@@ -66,27 +70,35 @@ def engine_limits(config: Config) -> Limits:
     )
 
 
+def open_ledger(config: Config) -> Ledger:
+    """The ledger in its place; in memory while that cannot be written."""
+    return Ledger(state_directory(config.state, os.environ))
+
+
 class Works:
-    """Queue, engine and worker: the part that the daemon and a one-shot backfill share."""
+    """Engine and worker: the part that the daemon and a one-shot backfill share."""
 
     def __init__(
         self,
         config: Config,
+        queue: JobQueue,
+        ledger: Ledger,
         *,
-        on_changed: Callable[[str], None] = lambda path: None,
+        folders: Folders | None = None,
         on_done: Callable[[Job, Done], None] = lambda job, done: None,
         liveness: Liveness | None = None,
     ) -> None:
         liveness = liveness or Liveness(time.monotonic)
         self._show_life = liveness.expect("engine")
-        self.ledger = Ledger()
-        self.queue = JobQueue(config.server.max_queued)
+        self.queue = queue
+        self._ledger = ledger
         self.engine = Engine(engine_settings(config), config.model.idle_unload_s, limits=engine_limits(config))
         self.worker = Worker(
             self.queue,
             self.engine,
-            self.ledger,
-            on_changed=on_changed,
+            ledger,
+            partial(making_of, config.model),
+            folders=folders,
             on_done=on_done,
             show_life=liveness.expect("worker"),
         )
@@ -112,10 +124,13 @@ class Works:
             log.warning("what runs did not end within %g s and is given up; the next start takes it up", DRAIN_S)
             at_once = True
         self.engine.close(at_once=at_once)
+        self.worker.close()
+        self._ledger.flush()
 
     def _unload_when_idle(self) -> None:
         while not self._stopped.wait(TICK_S):
             self.engine.tick(more_waits=not self.queue.is_idle())
+            self._ledger.flush()
             if not self.engine.is_stuck:
                 self._show_life()
 
@@ -136,11 +151,13 @@ class Daemon:
         self._ready = False
         self._manager = manager or ServiceManager({})
         liveness = Liveness(time.monotonic)
-        self.works = Works(config, on_changed=self._look_again, on_done=on_done, liveness=liveness)
-        intake = FolderIntake(self.works.queue, self.works.ledger)
+        self.ledger = open_ledger(config)
+        queue = JobQueue(config.server.max_queued)
+        intake = FolderIntake(queue, self.ledger, Needs(self.ledger, partial(making_of, config.model)))
         self.watcher = Watcher(config.folders, intake, time.monotonic, liveness.expect("watcher"))
+        self.works = Works(config, queue, self.ledger, folders=self.watcher, on_done=on_done, liveness=liveness)
         app = create_app(
-            queue=self.works.queue,
+            queue=queue,
             model_name=config.model.name,
             request_timeout_s=config.server.request_timeout_s,
             status=self.status,
@@ -177,7 +194,24 @@ class Daemon:
         self.works.stop(at_once=at_once)
         self.server.stop()
         self._watching.join(timeout=5.0)
+        self.ledger.close()
         log.info("stopped")
+
+    def retry(self, path: str | None = None) -> int:
+        """Try an image, all below a folder, or all that failed again now; return how many."""
+        failures = [failure for failure in self.ledger.failures() if path is None or _is_meant(path, failure.path)]
+        for failure in failures:
+            self.ledger.settled(failure.path)
+            self.watcher.touch(failure.path)
+        return len(failures)
+
+    def forget(self, path: str) -> bool:
+        """Drop all that is known of an image; what is beside it then counts as written by somebody else."""
+        return self.ledger.forget(path)
+
+    def rescan(self, path: str | None = None) -> int:
+        """Scan the folder of `path`, or all folders, now; return how many."""
+        return self.watcher.rescan(path)
 
     def status(self) -> dict[str, Any]:
         """Everything a person or a program wants to know, as JSON."""
@@ -194,11 +228,7 @@ class Daemon:
                 "failed": counts.failed,
             },
             "folders": [self._folder_status(root) for root in self.watcher.roots],
-            "failures": [
-                {"path": printable(each.path), "reason": each.reason, "attempts": each.attempts}
-                for each in works.ledger.failures()
-                if os.path.lexists(each.path)
-            ],
+            "failures": [self._failure_status(each) for each in self.ledger.failures() if os.path.lexists(each.path)],
         }
 
     def _describe(self) -> str:
@@ -233,8 +263,20 @@ class Daemon:
             "settling": root.settling,
         }
 
-    def _look_again(self, path: str) -> None:
-        self.watcher.touch(path)
+    def _failure_status(self, failure: Failure) -> dict[str, Any]:
+        """next_try_in_s: None until the file changes, or somebody asks for it."""
+        wait_s = None if failure.next_try_s is None else max(0.0, failure.next_try_s - self.ledger.now_s())
+        return {
+            "path": printable(failure.path),
+            "reason": printable(failure.reason),
+            "attempts": failure.attempts,
+            "next_try_in_s": None if wait_s is None else round(wait_s, 1),
+        }
+
+
+def _is_meant(asked: str, path: str) -> bool:
+    """Tell whether this is the image asked for, as it is or as it is shown, or below the folder asked for."""
+    return asked in (path, printable(path)) or is_inside(path, os.path.abspath(asked))
 
 
 def serve(config: Config) -> int:

@@ -32,12 +32,15 @@ class Image:
 
     outputs: the sidecars to write, one per ask of the job and in the same order.
     stamp: what the file looked like when it was taken; an answer about another file is thrown away.
+    overwrite: never, stale or always; which sidecars that are there may be replaced.
+    is_suspect: a process died while it worked on this; of such images only one runs at a time.
     """
 
     path: str
     outputs: tuple[OutputConfig, ...]
     stamp: Stamp | None
-    overwrite: bool = False
+    overwrite: str = "never"
+    is_suspect: bool = False
 
 
 @dataclass(eq=False)
@@ -53,6 +56,11 @@ class Job:
     image: Image | None = None
     future: Future[Done] = field(default_factory=Future)
     number: int = 0  # its place in its class; the queue gives it
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether a process died while it worked on this image."""
+        return self.image is not None and self.image.is_suspect
 
 
 class JobQueue:
@@ -102,14 +110,14 @@ class JobQueue:
         """
 
         def is_due() -> bool:
-            return self._closed or self._first_kind(kinds, at_most()) is not None
+            return self._closed or self._first(kinds, at_most()) is not None
 
         with self._changed:
             while self._changed.wait_for(is_due, timeout_s):
-                kind = None if self._closed else self._first_kind(kinds, at_most())
-                if kind is None:
+                job = None if self._closed else self._first(kinds, at_most())
+                if job is None:
                     return None
-                job = self._waiting[kind].popleft()
+                self._waiting[job.kind].remove(job)
                 if job.future.set_running_or_notify_cancel():
                     self._running.add(job)
                     return job
@@ -161,12 +169,16 @@ class JobQueue:
         with self._changed:
             return self._changed.wait_for(lambda: not self._running, timeout_s)
 
-    def _first_kind(self, kinds: Collection[Kind], at_most: int) -> Kind | None:
+    def _first(self, kinds: Collection[Kind], at_most: int) -> Job | None:
+        """The job whose turn it is. Of suspects one runs at a time, so that they are not blamed for each other."""
         people = sum(job.kind is Kind.HTTP for job in self._running)
+        suspect_runs = any(job.is_suspect for job in self._running)
         for kind in Kind:
             running = people if kind is Kind.HTTP else len(self._running) - people
-            if kind in kinds and self._waiting[kind] and running < at_most:
-                return kind
+            if kind in kinds and running < at_most:
+                job = next((job for job in self._waiting[kind] if not (job.is_suspect and suspect_runs)), None)
+                if job is not None:
+                    return job
         return None
 
     def _forget_image(self, job: Job) -> None:

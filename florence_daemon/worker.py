@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
-from florence_daemon.config import FolderConfig, OutputConfig
+from florence_daemon.config import OutputConfig
 from florence_daemon.engine.protocol import Ask, Done
 from florence_daemon.engine.suspects import MAX_CRASHES
-from florence_daemon.errors import CheckpointError, EngineCrashed, FlorenceError, SidecarError, Stopping
-from florence_daemon.folders import sidecars
+from florence_daemon.errors import (
+    CheckpointError,
+    EngineCrashed,
+    FlorenceError,
+    FolderBlocked,
+    PictureError,
+    PromptError,
+    Stopping,
+    TruncatedPicture,
+    UnreadablePicture,
+)
 from florence_daemon.folders.ledger import Ledger
-from florence_daemon.folders.scan import Listing
-from florence_daemon.folders.settle import Stamp, stamp_of
+from florence_daemon.folders.needs import Makes
+from florence_daemon.folders.settle import stamp_of
 from florence_daemon.liveness import SHOW_S
 from florence_daemon.queue import Image, Job, JobQueue, Kind
+from florence_daemon.sidecar_writer import PictureChanged, SidecarWriter
 from florence_daemon.tasks import find_task
 
 log = logging.getLogger(__name__)
@@ -55,81 +65,39 @@ def asks_of(outputs: Collection[OutputConfig]) -> tuple[Ask, ...]:
     return tuple(Ask(task.token, text) for task, text in found)
 
 
+class Folders(Protocol):
+    """What a worker tells the folders that are watched."""
+
+    def touch(self, path: str, delay_s: float = 0.0) -> None:
+        """Look at `path` again after `delay_s`."""
+
+    def pause(self, path: str, reason: str) -> None:
+        """Submit nothing from there until it can be written again."""
+
+    def is_paused(self, path: str) -> bool:
+        """Tell whether `path` waits until then."""
+
+
+class NoFolders:
+    """Nothing is watched: nobody looks again."""
+
+    def touch(self, path: str, delay_s: float = 0.0) -> None:
+        """Do nothing."""
+
+    def pause(self, path: str, reason: str) -> None:
+        """Do nothing."""
+
+    def is_paused(self, path: str) -> bool:
+        """Never."""
+        return False
+
+
 @dataclass(frozen=True)
 class Counts:
     """Images since the start."""
 
     captioned: int = 0
     failed: int = 0
-
-
-class _Changed(SidecarError):
-    """The image on disk is not the one that was captioned; the watcher looks at it again."""
-
-
-class FolderIntake:
-    """Turns the images that a watcher finds into jobs: once each, only for what they lack."""
-
-    def __init__(self, queue: JobQueue, ledger: Ledger) -> None:
-        self._queue = queue
-        self._ledger = ledger
-
-    def waiting(self, folder: FolderConfig) -> int:
-        """How many of the folder's images wait or run."""
-        return self._queue.images_below(os.path.join(folder.path, ""))
-
-    def lacking(self, folder: FolderConfig, listing: Listing) -> Iterator[str]:
-        """The images of one directory that `needs` would name, told by the directory's names alone."""
-        owners: dict[str, str] = {}
-        for name in listing.images:
-            stem = os.path.splitext(name)[0]
-            is_first = owners.setdefault(stem, name) == name
-            if is_first and all(stem + output.suffix in listing.names for output in folder.outputs):
-                self._ledger.settled(listing.path(name))
-            elif not self._queue.holds(listing.path(name)):
-                yield name
-
-    def needs(self, folder: FolderConfig, path: str) -> bool:
-        """Tell whether a sidecar is missing that is not being made already, or belongs to another image.
-
-        An image that has all of its sidecars, by whomever, leaves the list of failures.
-        """
-        if self._queue.holds(path):
-            return False
-        if sidecars.missing_outputs(path, folder.outputs) or sidecars.image_with_same_sidecar(path):
-            return True
-        self._ledger.settled(path)
-        return False
-
-    def submit(self, folder: FolderConfig, path: str, stamp: Stamp) -> None:
-        """Queue the image, unless this very file was tried and refused."""
-        if self._queue.holds(path) or self._has_failed(path, stamp):
-            return
-        owner = sidecars.image_with_same_sidecar(path)
-        if owner is not None:
-            reason = str(shared_sidecar(path, owner, folder.outputs))
-            self._ledger.failed(path, reason, stamp)
-            log.warning("%s: %s", printable(path), reason)
-            return
-        outputs = sidecars.missing_outputs(path, folder.outputs)
-        if not outputs:
-            return
-        try:
-            self._queue.put(Job(Kind.FOLDER, path, asks_of(outputs), Image(path, outputs, stamp)))
-        except Stopping:
-            log.debug("%s: found while stopping; the next start takes it up", printable(path))
-
-    def _has_failed(self, path: str, stamp: Stamp) -> bool:
-        entry = self._ledger.entry(path)
-        return entry is not None and entry.failure is not None and entry.failure.stamp == stamp
-
-
-def shared_sidecar(path: str, owner: str, outputs: Collection[OutputConfig]) -> SidecarError:
-    """The error for `a.png` beside `a.jpg`: both would write `a.txt`."""
-    names = ", ".join(os.path.basename(sidecars.sidecar_path(path, output)) for output in outputs)
-    return SidecarError(
-        f"its sidecar {names} belongs to {os.path.basename(owner)} in the same folder; rename one of the two"
-    )
 
 
 class Worker:
@@ -144,21 +112,24 @@ class Worker:
         queue: JobQueue,
         engine: AnswersRequests,
         ledger: Ledger,
+        makes: Makes,
         *,
-        on_changed: Callable[[str], None] = lambda path: None,
+        folders: Folders | None = None,
         on_done: Callable[[Job, Done], None] = lambda job, done: None,
         show_life: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         pool: Executor | None = None,
     ) -> None:
-        """pool: writes sidecars, instead of threads of its own. show_life: called between steps, every few seconds.
+        """makes: how each output is made now. folders: those that are watched.
 
-        on_changed: told of an image that changed while it was answered. on_done: told of every answered job.
+        pool: writes sidecars, instead of threads of its own. on_done: told of every answered job. show_life: called
+        between steps, every few seconds.
         """
         self._queue = queue
         self._engine = engine
         self._ledger = ledger
-        self._on_changed = on_changed
+        self._writer = SidecarWriter(ledger, makes)
+        self._folders = folders or NoFolders()
         self._on_done = on_done
         self._show_life = show_life
         self._clock = clock
@@ -181,8 +152,12 @@ class Worker:
         """Make `run` return; what the engine has by then is still ended."""
         self._stopped.set()
 
+    def close(self) -> None:
+        """Wait for the sidecars that are being written; to be called once the engine has nothing more."""
+        self._pool.shutdown()
+
     def run_once(self, timeout_s: float | None) -> bool:
-        """Claim one job and hand it over; False when there was none, or no place for it.
+        """Hand over the jobs whose turn it is; False when there were none, or no place for them.
 
         While the model cannot be had, only requests are served (with that error); folders wait on disk.
         """
@@ -190,17 +165,42 @@ class Worker:
         kinds = [Kind.HTTP] if pause_s > 0 else list(Kind)
         if pause_s > 0:
             timeout_s = pause_s if timeout_s is None else min(pause_s, timeout_s)
-        job = self._queue.claim(timeout_s, kinds, lambda: self._engine.in_flight)
-        if job is None:
-            return False
+        jobs = self._claim(timeout_s, kinds)
+        for job in jobs:
+            self._hand_over(job)
+        return bool(jobs)
+
+    def _claim(self, timeout_s: float | None, kinds: Sequence[Kind]) -> list[Job]:
+        """Take jobs off the queue up to the next request of people, who do not wait for more.
+
+        The images among them are claimed in the ledger at once: one wait for the disk instead of many.
+        """
+        jobs: list[Job] = []
+        while (job := self._queue.claim(0 if jobs else timeout_s, kinds, lambda: self._engine.in_flight)) is not None:
+            jobs.append(job)
+            if job.image is None:
+                break
+        images = [(job.image.path, job.image.stamp) for job in jobs if job.image is not None]
+        if images:
+            self._ledger.claim(images)
+        return jobs
+
+    def _hand_over(self, job: Job) -> None:
         started_s = self._clock()
         try:
-            answer = self._engine.submit(job.picture, job.asks, urgent=job.kind is Kind.HTTP)
+            if job.image is not None and self._folders.is_paused(job.image.path):
+                raise FolderBlocked("its folder cannot be written now")
+            answer = self._engine.submit(
+                job.picture, job.asks, urgent=job.kind is Kind.HTTP, on_begun=partial(self._note_begun, job)
+            )
         except Exception as error:  # Ended like one that the engine answers with an error.
             answer = Future()
             answer.set_exception(error)
         answer.add_done_callback(lambda answered: self._take(job, answered, started_s))
-        return True
+
+    def _note_begun(self, job: Job) -> None:
+        if job.image is not None:
+            self._ledger.begun(job.image.path)
 
     def _take(self, job: Job, answered: Future[Done], started_s: float) -> None:
         """Called by the engine's thread, which must not wait for a disk, nor people for others' sidecars."""
@@ -221,7 +221,8 @@ class Worker:
         try:
             done = answered.result()
             if job.image is not None:
-                self._keep(job.image, done)
+                self._writer.write(job.image, done)
+                self._count(captioned=1)
         except FlorenceError as error:
             self._fail(job, error)
         except Exception as error:
@@ -233,14 +234,6 @@ class Worker:
             self._on_done(job, done)
             job.future.set_result(done)
 
-    def _keep(self, image: Image, done: Done) -> None:
-        """Write an image's sidecars. Raises: SidecarError; _Changed when the file is not the one asked about."""
-        if image.stamp is not None and stamp_of(image.path) != image.stamp:
-            raise _Changed("changed or went away while it was captioned; nothing was written")
-        write_sidecars(image, done)
-        self._ledger.settled(image.path)
-        self._count(captioned=1)
-
     def _fail(self, job: Job, error: FlorenceError) -> None:
         if job.kind is Kind.FOLDER and isinstance(error, CheckpointError):
             # Not the picture's fault: it waits until the model can be had.
@@ -249,22 +242,37 @@ class Worker:
             return
         self._queue.finish(job)
         if job.image is not None:
-            self._note_failure(job.image, error)
+            self._note_failure(job.kind, job.image, error)
         job.future.set_exception(error)
 
-    def _note_failure(self, image: Image, error: FlorenceError) -> None:
-        """List the image with its reason, unless it is only late: stopped before its turn, changed or deleted."""
-        reason = str(error).removeprefix(image.path).lstrip(": ")
-        log.warning("%s: not captioned: %s", printable(image.path), reason)
-        if isinstance(error, Stopping):
-            return
-        if isinstance(error, _Changed) or stamp_of(image.path) is None:
+    def _note_failure(self, kind: Kind, image: Image, error: FlorenceError) -> None:
+        """List the image with its reason, unless it is only late: stopped, blocked, changed or deleted meanwhile."""
+        reason = printable(reason_of(error, image.path))
+        if isinstance(error, Stopping | CheckpointError):
+            self._ledger.release(image.path)
+        elif isinstance(error, PictureChanged) or stamp_of(image.path) is None:
             self._ledger.settled(image.path)
-            self._on_changed(image.path)
-            return
+            self._folders.touch(image.path)
+        elif kind is Kind.FOLDER and isinstance(error, FolderBlocked):
+            self._ledger.release(image.path)
+            if not self._folders.is_paused(image.path):
+                self._folders.pause(image.path, reason)
+        else:
+            self._list_failure(image, reason, error)
+        log.warning("%s: not captioned: %s", printable(image.path), reason)
+
+    def _list_failure(self, image: Image, reason: str, error: FlorenceError) -> None:
         self._count(failed=1)
-        tries = MAX_CRASHES if isinstance(error, EngineCrashed) else 1
-        self._ledger.failed(image.path, reason, image.stamp, tries)
+        wait_s = self._ledger.failed(
+            image.path,
+            reason,
+            image.stamp,
+            MAX_CRASHES if isinstance(error, EngineCrashed) else 1,
+            error=type(error).__name__,
+            heals=may_heal(error),
+        )
+        if wait_s is not None:
+            self._folders.touch(image.path, wait_s)
 
     def _log_done(self, job: Job, done: Done, seconds: float) -> None:
         stages = done.stages
@@ -279,11 +287,16 @@ class Worker:
             self.counts = Counts(self.counts.captioned + captioned, self.counts.failed + failed)
 
 
-def write_sidecars(image: Image, done: Done) -> list[str]:
-    """Write the answers beside the image; return the paths that were written. Raises: SidecarError."""
-    answers = zip(image.outputs, done.answers, strict=True)
-    texts = [(output, sidecars.render(output, answer.result)) for output, answer in answers]
-    return sidecars.write_all(image.path, texts, overwrite=image.overwrite)
+def may_heal(error: FlorenceError) -> bool:
+    """Tell whether to try the same file again may help."""
+    if isinstance(error, TruncatedPicture | UnreadablePicture):
+        return True
+    return not isinstance(error, PictureError | PromptError | EngineCrashed)
+
+
+def reason_of(error: FlorenceError, path: str) -> str:
+    """What went wrong, without the picture's path, which the reader sees already."""
+    return str(error).removeprefix(path).lstrip(": ")
 
 
 def describe(job: Job) -> str:

@@ -30,6 +30,7 @@ class FakeEngine:
         self.waiting: list[Future[Done]] = []
         self.holds_answers = False
         self.error: Exception | None = None
+        self.content: bytes | None = None  # what it says it read
         self.on_submit: Callable[[], None] = lambda: None
 
     def submit(
@@ -50,7 +51,7 @@ class FakeEngine:
         if self.holds_answers:
             self.waiting.append(future)
         else:
-            future.set_result(done(asks))
+            future.set_result(done(asks, self.content))
         return future
 
 
@@ -63,8 +64,8 @@ class AtOnce(Executor):
         return future
 
 
-def done(asks: tuple[Ask, ...]) -> Done:
-    return Done(1, tuple(Answer(ask.prompt, f"answer to {ask.prompt}") for ask in asks), (10, 10), Stages())
+def done(asks: tuple[Ask, ...], content: bytes | None = None) -> Done:
+    return Done(1, tuple(Answer(ask.prompt, f"answer to {ask.prompt}") for ask in asks), (10, 10), Stages(), content)
 
 
 @pytest.fixture

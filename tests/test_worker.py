@@ -2,18 +2,50 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import attrs
 import pytest
 
-from florence_daemon.config import DEFAULT_OUTPUTS, FolderConfig
-from florence_daemon.errors import CheckpointError, EngineCrashed, PictureError, SidecarError, Stopping
+from florence_daemon.config import DEFAULT_OUTPUTS, FolderConfig, ModelConfig, OutputConfig
+from florence_daemon.errors import (
+    CheckpointError,
+    EngineCrashed,
+    PictureError,
+    SidecarError,
+    Stopping,
+    TruncatedPicture,
+)
+from florence_daemon.folders import atomic
 from florence_daemon.folders.ledger import Ledger
+from florence_daemon.folders.needs import Needs
+from florence_daemon.folders.records import LONGEST_RETRY_S, Making, digest_of, making_of
+from florence_daemon.folders.scan import list_directories
 from florence_daemon.folders.settle import stamp_of
+from florence_daemon.intake import FolderIntake
 from florence_daemon.queue import Image, Job, JobQueue, Kind
-from florence_daemon.worker import PAUSE_S, FolderIntake, Worker, asks_of, printable
+from florence_daemon.worker import PAUSE_S, Worker, asks_of, printable
 from tests.conftest import AtOnce, FakeEngine, done
+
+
+class WatchedFolders:
+    """Notes what a worker tells the folders."""
+
+    def __init__(self) -> None:
+        self.touched: list[tuple[str, float]] = []
+        self.paused: dict[str, str] = {}
+
+    def touch(self, path: str, delay_s: float = 0.0) -> None:
+        self.touched.append((path, delay_s))
+
+    def pause(self, path: str, reason: str) -> None:
+        self.paused[path] = reason
+
+    def is_paused(self, path: str) -> bool:
+        return bool(self.paused)
 
 
 class Setup:
@@ -21,21 +53,30 @@ class Setup:
 
     def __init__(self, engine: FakeEngine, directory: Path) -> None:
         self.queue = JobQueue(4)
-        self.ledger = Ledger()
         self.now_s = 1000.0
-        self.changed: list[str] = []
+        self.ledger = Ledger(clock=lambda: self.now_s)
+        self.folders = WatchedFolders()
+        self.model = ModelConfig(name="demo")
         self.worker = Worker(
             self.queue,
             engine,
             self.ledger,
-            on_changed=self.changed.append,
+            self.makes,
+            folders=self.folders,
             clock=lambda: self.now_s,
             pool=AtOnce(),
         )
-        self.intake = FolderIntake(self.queue, self.ledger)
+        self.intake = FolderIntake(self.queue, self.ledger, Needs(self.ledger, self.makes))
         self.folder = FolderConfig(path=directory)
         self.image = directory / "a.jpg"
         self.image.write_bytes(b"picture")
+
+    def makes(self, output: OutputConfig) -> Making:
+        return making_of(self.model, output)
+
+    def lacking(self) -> list[str]:
+        (listing,) = list_directories(self.folder)
+        return list(self.intake.lacking(self.folder, listing))
 
     def submit(self, path: Path | None = None) -> None:
         name = str(path or self.image)
@@ -58,8 +99,10 @@ class Setup:
 
 
 @pytest.fixture
-def setup(engine: FakeEngine, tmp_path: Path) -> Setup:
-    return Setup(engine, tmp_path)
+def setup(engine: FakeEngine, tmp_path: Path) -> Iterator[Setup]:
+    setup = Setup(engine, tmp_path)
+    yield setup
+    setup.ledger.close()
 
 
 def test_all_outputs_of_an_image_are_one_request(setup: Setup, engine: FakeEngine) -> None:
@@ -98,12 +141,35 @@ def test_image_is_queued_once_however_often_it_is_found(setup: Setup, engine: Fa
 
 
 def test_image_that_failed_is_listed_and_not_tried_again_as_it_is(setup: Setup, engine: FakeEngine) -> None:
-    engine.error = PictureError(f"{setup.image}: is truncated")
+    engine.error = PictureError(f"{setup.image}: is not a picture")
     setup.submit()
     setup.worker.run_once(0)
+    setup.now_s += 10 * LONGEST_RETRY_S
+    assert setup.lacking() == []
     setup.submit()
     assert not setup.worker.run_once(0)
-    assert setup.reasons() == {"a.jpg": "is truncated"}
+    assert setup.reasons() == {"a.jpg": "is not a picture"}
+    assert setup.folders.touched == []
+
+
+def test_truncated_picture_is_listed_and_tried_again_later_and_later(setup: Setup, engine: FakeEngine) -> None:
+    engine.error = TruncatedPicture("is truncated")
+    waits_s = []
+    for attempts in (1, 2, 3):
+        assert setup.lacking() == ["a.jpg"]
+        setup.submit()
+        assert setup.worker.run_once(0)
+        assert [failure.attempts for failure in setup.ledger.failures()] == [attempts]
+        assert setup.lacking() == [], "its time has not come"
+        path, wait_s = setup.folders.touched[-1]
+        assert path == str(setup.image)
+        waits_s.append(wait_s)
+        setup.now_s += wait_s
+    assert waits_s == [1, 2, 4]
+    engine.error = None
+    setup.submit()
+    assert setup.worker.run_once(0)
+    assert setup.reasons() == {}
 
 
 def test_image_that_was_mended_is_tried_again_and_leaves_the_list(setup: Setup, engine: FakeEngine) -> None:
@@ -120,11 +186,21 @@ def test_image_that_was_mended_is_tried_again_and_leaves_the_list(setup: Setup, 
 
 def test_answer_about_a_file_that_changed_meanwhile_is_thrown_away(setup: Setup, engine: FakeEngine) -> None:
     engine.on_submit = lambda: setup.image.write_bytes(b"another picture") and None
+    engine.content = digest_of(b"picture")
     setup.submit()
     setup.worker.run_once(0)
     assert not setup.image.with_suffix(".txt").exists()
-    assert setup.changed == [str(setup.image)]
+    assert setup.folders.touched == [(str(setup.image), 0.0)]
     assert setup.queue.is_idle()
+
+
+def test_answer_about_a_file_that_was_only_touched_meanwhile_is_kept(setup: Setup, engine: FakeEngine) -> None:
+    engine.on_submit = lambda: os.utime(setup.image, (1, 1))
+    engine.content = digest_of(b"picture")
+    setup.submit()
+    setup.worker.run_once(0)
+    assert setup.image.with_suffix(".txt").exists()
+    assert setup.folders.touched == []
 
 
 def test_image_deleted_during_the_work_leaves_nothing_behind(setup: Setup, engine: FakeEngine) -> None:
@@ -154,7 +230,26 @@ def test_newcomer_to_a_sidecar_that_is_there_is_reported_too(setup: Setup, engin
     assert setup.intake.needs(setup.folder, str(other))
     setup.submit(other)
     assert "belongs to a.jpg" in setup.reasons()["a.png"]
-    other.unlink()
+    assert setup.lacking() == []
+
+
+def test_picture_that_came_second_is_reported_whatever_its_name(setup: Setup) -> None:
+    late = setup.image
+    early = late.rename(late.with_suffix(".png"))
+    setup.submit(early)
+    setup.worker.run_once(0)
+    late.write_bytes(b"another picture")
+    assert setup.lacking() == ["a.jpg"]
+    setup.submit(late)
+    assert "belongs to a.png" in setup.reasons()["a.jpg"]
+    assert setup.lacking() == []
+    early.unlink()
+    early.with_suffix(".txt").unlink()
+    assert setup.lacking() == ["a.jpg"], "its turn has come"
+    setup.submit(late)
+    setup.worker.run_once(0)
+    assert setup.reasons() == {}
+    assert setup.image.with_suffix(".txt").exists()
 
 
 def test_image_that_a_person_captioned_leaves_the_list(setup: Setup, engine: FakeEngine) -> None:
@@ -215,6 +310,117 @@ def test_folder_that_cannot_be_written_is_a_reason(setup: Setup, engine: FakeEng
     setup.queue.put(job)
     setup.worker.run_once(0)
     assert isinstance(job.future.exception(0), SidecarError)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_folder_that_cannot_be_written_rests_and_nothing_more_is_asked(
+    setup: Setup, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    other = setup.image.with_name("b.jpg")
+    other.write_bytes(b"x")
+    setup.submit()
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic.Directory, "write", refuse)
+        setup.worker.run_once(0)
+    ((path, reason),) = setup.folders.paused.items()
+    assert path == str(setup.image)
+    assert os.strerror(number) in reason
+    assert setup.reasons() == {}, "it is not the picture's fault"
+    setup.submit(other)
+    setup.worker.run_once(0)
+    assert len(engine.asked) == 1, "what was queued costs no inference"
+    assert setup.queue.is_idle()
+    setup.folders.paused.clear()
+    for image in (setup.image, other):
+        setup.submit(image)
+    setup.hand_over_all()
+    assert setup.image.with_suffix(".txt").exists()
+    assert other.with_suffix(".txt").exists()
+
+
+def test_claims_are_in_the_ledger_before_the_engine_is_asked(setup: Setup, engine: FakeEngine) -> None:
+    seen: list[list[str]] = []
+    engine.on_submit = lambda: seen.append(sorted(setup.ledger.troubled(str(setup.folder.path))))
+    setup.image.with_name("b.jpg").write_bytes(b"x")
+    setup.submit()
+    setup.submit(setup.image.with_name("b.jpg"))
+    setup.hand_over_all()
+    assert seen[0] == ["a.jpg", "b.jpg"]
+    assert setup.ledger.troubled(str(setup.folder.path)) == {}
+
+
+def test_pictures_at_which_a_process_died_are_tried_one_at_a_time(setup: Setup, engine: FakeEngine) -> None:
+    engine.holds_answers = True
+    for name in ("1.jpg", "2.jpg", "3.jpg"):
+        path = str(setup.image.with_name(name))
+        image = Image(path, DEFAULT_OUTPUTS, None, is_suspect=name != "3.jpg")
+        setup.queue.put(Job(Kind.FOLDER, path, asks_of(DEFAULT_OUTPUTS), image))
+    setup.hand_over_all()
+    assert [os.path.basename(str(picture)) for picture, _, _ in engine.asked] == ["1.jpg", "3.jpg"]
+    engine.waiting[0].set_result(done(engine.asked[0][1]))
+    setup.hand_over_all()
+    assert [os.path.basename(str(picture)) for picture, _, _ in engine.asked] == ["1.jpg", "3.jpg", "2.jpg"]
+
+
+def test_stopped_work_is_no_failure_and_its_claim_is_given_back(setup: Setup, engine: FakeEngine) -> None:
+    engine.error = Stopping("the daemon is stopping")
+    setup.submit()
+    setup.worker.run_once(0)
+    assert setup.ledger.troubled(str(setup.folder.path)) == {}
+    assert setup.lacking() == ["a.jpg"]
+
+
+def test_failure_of_a_picture_that_is_gone_leaves_the_list_at_the_next_scan(setup: Setup, engine: FakeEngine) -> None:
+    engine.error = PictureError("is not a picture")
+    setup.submit()
+    setup.worker.run_once(0)
+    assert setup.reasons() != {}
+    setup.image.unlink()
+    assert setup.lacking() == []
+    assert setup.reasons() == {}
+
+
+def test_stale_folder_writes_once_more_when_the_model_has_changed(setup: Setup, engine: FakeEngine) -> None:
+    setup.folder = attrs.evolve(setup.folder, overwrite="stale")
+    setup.submit()
+    setup.worker.run_once(0)
+    setup.image.with_suffix(".tag").write_text("by hand")
+    assert setup.lacking() == []
+    setup.model = ModelConfig(name="another")
+    for inferences in (2, 2):
+        for name in setup.lacking():
+            setup.submit(setup.image.with_name(name))
+        setup.hand_over_all()
+        assert len(engine.asked) == inferences
+    assert [ask.prompt for ask in engine.asked[1][1]] == ["<MORE_DETAILED_CAPTION>"]
+    assert setup.image.with_suffix(".tag").read_text() == "by hand"
+
+
+def test_sidecar_that_a_person_edits_while_it_is_made_anew_stays(setup: Setup, engine: FakeEngine) -> None:
+    setup.folder = attrs.evolve(setup.folder, overwrite="stale")
+    setup.submit()
+    setup.worker.run_once(0)
+    setup.model = ModelConfig(name="another")
+    engine.on_submit = lambda: setup.image.with_suffix(".txt").write_text("by hand") and None
+    setup.submit()
+    setup.worker.run_once(0)
+    assert len(engine.asked) == 2
+    assert setup.image.with_suffix(".txt").read_text() == "by hand"
+
+
+def test_always_writes_over_a_persons_sidecars_once(setup: Setup, engine: FakeEngine) -> None:
+    setup.folder = attrs.evolve(setup.folder, overwrite="always")
+    for output in DEFAULT_OUTPUTS:
+        setup.image.with_suffix(output.suffix).write_text("by hand")
+    for _ in range(3):
+        for name in setup.lacking():
+            setup.submit(setup.image.with_name(name))
+        setup.hand_over_all()
+    assert len(engine.asked) == 1
+    assert setup.image.with_suffix(".txt").read_text() == "answer to <MORE_DETAILED_CAPTION>\n"
 
 
 def test_people_are_urgent_and_folders_are_not(setup: Setup, engine: FakeEngine) -> None:

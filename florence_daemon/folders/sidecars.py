@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
+import errno
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from florence_daemon.config import IMAGE_SUFFIXES, OutputConfig
-from florence_daemon.errors import SidecarError
+from florence_daemon.errors import DiskFull, FolderBlocked, SidecarError
+from florence_daemon.folders.atomic import Directory
+
+# No space, or the user's share of it is used up (Windows has no such error).
+FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+# Not the picture's fault: what is read-only, forbidden or broken now may be mended.
+BLOCKED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 def sidecar_path(image: str, output: OutputConfig) -> str:
@@ -19,38 +25,38 @@ def sidecar_path(image: str, output: OutputConfig) -> str:
     return os.path.splitext(image)[0] + output.suffix
 
 
-def missing_outputs(image: str, outputs: Iterable[OutputConfig]) -> tuple[OutputConfig, ...]:
-    """The outputs whose sidecar is not there yet. Whatever has the sidecar's name counts as there, a link too."""
-    return tuple(output for output in outputs if not os.path.lexists(sidecar_path(image, output)))
+def check_names(image: str, outputs: Iterable[OutputConfig]) -> None:
+    """Raises: SidecarError when a sidecar's name is too long for the file system: the picture's may be as it is."""
+    for output in outputs:
+        try:
+            os.lstat(sidecar_path(image, output))
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise SidecarError(
+                    f"with {output.suffix} its name is too long; give the picture a shorter one"
+                ) from None
 
 
-def image_with_same_sidecar(image: str) -> str | None:
-    """The image of this folder that the shared sidecar belongs to when `a.jpg` and `a.png` lie side by side.
+def images_beside(image: str) -> list[str]:
+    """The names of other pictures in the directory that would have the same sidecars: `a.png` beside `a.jpg`.
 
-    The first by name has it; None when `image` is that one, or stands alone.
+    Only what the directory lists counts: on a file system that ignores case, `a.JPG` is found but is `a.jpg` itself.
     """
     directory, name = os.path.split(image)
     stem = os.path.splitext(name)[0]
+    found = [
+        other
+        for suffix in IMAGE_SUFFIXES
+        for other in (stem + suffix, stem + suffix.upper())
+        if other != name and os.path.isfile(os.path.join(directory, other))
+    ]
+    if not found:
+        return []
     try:
-        names = [
-            entry
-            for suffix_of_other in IMAGE_SUFFIXES
-            for entry in (stem + suffix_of_other, stem + suffix_of_other.upper())
-            if entry < name
-            and os.path.isfile(os.path.join(directory, entry))
-            and not _is_same_file(os.path.join(directory, entry), image)
-        ]
+        listed = set(os.listdir(directory))
     except OSError:
-        return None
-    return os.path.join(directory, min(names)) if names else None
-
-
-def _is_same_file(one: str, other: str) -> bool:
-    """On a file system that ignores case, `a.JPG` and `a.jpg` are one file."""
-    try:
-        return os.path.samefile(one, other)
-    except OSError:
-        return False
+        return []
+    return sorted(listed.intersection(found))
 
 
 def render(output: OutputConfig, result: str | dict[str, Any]) -> str:
@@ -74,69 +80,31 @@ def _one_line(text: str) -> str:
     return joined
 
 
-def write_all(image: str, texts: Sequence[tuple[OutputConfig, str]], *, overwrite: bool = False) -> list[str]:
-    """Write an image's sidecars; return the paths that were written.
+def write_all(
+    directory: Directory,
+    image_name: str,
+    texts: Sequence[tuple[OutputConfig, str]],
+    may_replace: Callable[[str, OutputConfig], bool] = lambda name, output: False,
+) -> list[OutputConfig]:
+    """Write an image's sidecars; return those that were written.
 
-    Each appears whole or not at all. Unless `overwrite`, a file that is there already stays as it is, even one that
-    appeared a moment ago.
-    Raises: SidecarError, which names the path and the reason.
+    Each appears whole or not at all. may_replace: asked about a sidecar that is there already; any other stays as it
+    is, even one that appeared a moment ago.
+    Raises: SidecarError, which names the path and the reason; FolderBlocked, DiskFull when it may be written later.
     """
     written = []
     for output, text in texts:
-        path = sidecar_path(image, output)
+        name = sidecar_path(image_name, output)
         try:
-            if write_atomically(path, text.encode("utf-8"), overwrite=overwrite):
-                written.append(path)
+            if directory.write(name, text.encode("utf-8"), partial(may_replace, name, output)):
+                written.append(output)
         except OSError as error:
-            raise SidecarError(f"{path}: cannot be written: {error.strerror or error}") from error
+            raise _error_of(os.path.join(directory.path, name), error) from error
     return written
 
 
-def write_atomically(path: str, content: bytes, *, overwrite: bool) -> bool:
-    """Write `content` to a hidden file beside `path`, sync it, and move it into place; False when `path` existed.
-
-    A crash at any moment leaves the old file or the new one, never part of one.
-    """
-    directory, name = os.path.split(path)
-    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:12]
-    temporary = os.path.join(directory, f".florence-{digest}-{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        if not _move(temporary, path, overwrite=overwrite):
-            return False
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-    _sync_directory(directory)
-    return True
-
-
-def _move(temporary: str, path: str, *, overwrite: bool) -> bool:
-    """Move into place. Without `overwrite` a hard link does it: unlike a rename, it fails where a file exists."""
-    if overwrite:
-        os.replace(temporary, path)
-        return True
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    except OSError:
-        # File systems without hard links (exFAT, some shares): the check is a moment older than the rename.
-        if os.path.lexists(path):
-            return False
-        os.replace(temporary, path)
-    return True
-
-
-def _sync_directory(directory: str) -> None:
-    """Make the new name itself durable; Windows has no such call."""
-    if os.name == "nt":
-        return
-    handle = os.open(directory or ".", os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _error_of(path: str, error: OSError) -> SidecarError:
+    reason = f"{path}: cannot be written: {error.strerror or error}"
+    if error.errno in FULL:
+        return DiskFull(reason)
+    return FolderBlocked(reason) if error.errno in BLOCKED else SidecarError(reason)

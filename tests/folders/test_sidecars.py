@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
-from florence_daemon.config import DEFAULT_OUTPUTS, OutputConfig
-from florence_daemon.errors import SidecarError
-from florence_daemon.folders import sidecars
-from florence_daemon.folders.sidecars import render, sidecar_path, write_all, write_atomically
+from florence_daemon.config import OutputConfig
+from florence_daemon.errors import DiskFull, FolderBlocked, SidecarError
+from florence_daemon.folders.atomic import Directory
+from florence_daemon.folders.sidecars import check_names, images_beside, render, sidecar_path, write_all
 
 CAPTION = OutputConfig(prompt="CAPTION", ext="txt")
 TAGS = OutputConfig(prompt="GENERATE_TAGS", ext=".tag")
@@ -22,16 +23,6 @@ TAGS = OutputConfig(prompt="GENERATE_TAGS", ext=".tag")
 )
 def test_last_suffix_is_replaced(image: str, expected: str) -> None:
     assert sidecar_path(image, CAPTION) == expected
-
-
-def test_only_missing_outputs_are_asked_for(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("mine")
-    assert sidecars.missing_outputs(str(tmp_path / "a.jpg"), DEFAULT_OUTPUTS) == DEFAULT_OUTPUTS[1:]
-
-
-def test_dangling_link_counts_as_a_sidecar_that_is_there(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").symlink_to(tmp_path / "elsewhere")
-    assert sidecars.missing_outputs(str(tmp_path / "a.jpg"), (CAPTION,)) == ()
 
 
 def test_caption_is_one_line_that_ends_in_a_newline() -> None:
@@ -51,59 +42,72 @@ def test_empty_answer_is_an_error_not_a_file(output: OutputConfig, answer: str) 
         render(output, answer)
 
 
+def write(directory: Path, *texts: tuple[OutputConfig, str], replace: bool = False) -> list[OutputConfig]:
+    with Directory(str(directory)) as opened:
+        return write_all(opened, "a.jpg", texts, lambda name, output: replace)
+
+
 def test_existing_sidecar_stays_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("mine")
-    image = str(tmp_path / "a.jpg")
-    assert write_all(image, [(CAPTION, "theirs\n"), (TAGS, "tag\n")]) == [str(tmp_path / "a.tag")]
+    assert write(tmp_path, (CAPTION, "theirs\n"), (TAGS, "tag\n")) == [TAGS]
     assert (tmp_path / "a.txt").read_text() == "mine"
 
 
-def test_overwriting_replaces_the_whole_file(tmp_path: Path) -> None:
+def test_only_the_sidecar_that_may_be_replaced_is_replaced_and_wholly(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a much longer text than the new one")
-    write_all(str(tmp_path / "a.jpg"), [(CAPTION, "new\n")], overwrite=True)
+    (tmp_path / "a.tag").write_text("mine")
+    with Directory(str(tmp_path)) as opened:
+        written = write_all(
+            opened, "a.jpg", [(CAPTION, "new\n"), (TAGS, "new\n")], lambda name, output: name == "a.txt"
+        )
+    assert written == [CAPTION]
     assert (tmp_path / "a.txt").read_bytes() == b"new\n"
+    assert (tmp_path / "a.tag").read_text() == "mine"
 
 
 def test_nothing_else_is_left_in_the_folder(tmp_path: Path) -> None:
-    write_all(str(tmp_path / "a.jpg"), [(CAPTION, "one\n")])
-    write_all(str(tmp_path / "a.jpg"), [(CAPTION, "two\n")])
-    write_all(str(tmp_path / "a.jpg"), [(CAPTION, "three\n")], overwrite=True)
+    write(tmp_path, (CAPTION, "one\n"))
+    write(tmp_path, (CAPTION, "two\n"))
+    write(tmp_path, (CAPTION, "three\n"), replace=True)
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
-def test_sidecar_has_the_mode_of_a_new_file(tmp_path: Path) -> None:
-    (tmp_path / "other").write_text("x")
-    write_all(str(tmp_path / "a.jpg"), [(CAPTION, "one\n")])
-    assert (tmp_path / "a.txt").stat().st_mode == (tmp_path / "other").stat().st_mode
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.ENOSPC, DiskFull),
+        (errno.EDQUOT, DiskFull),
+        (errno.EROFS, FolderBlocked),
+        (errno.EACCES, FolderBlocked),
+        (errno.ENOENT, SidecarError),
+    ],
+)
+def test_error_tells_whether_the_folder_or_the_picture_is_to_blame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[SidecarError]
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    (tmp_path / "a.txt").write_text("old")
+    monkeypatch.setattr(Directory, "write", refuse)
+    with pytest.raises(SidecarError, match=r"a.txt: cannot be written: ") as raised:
+        write(tmp_path, (CAPTION, "new\n"), replace=True)
+    assert type(raised.value) is kind
+    assert (tmp_path / "a.txt").read_text() == "old"
 
 
-def test_file_system_without_hard_links_gets_its_sidecar_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise PermissionError(1, "Operation not permitted")
-
-    monkeypatch.setattr(os, "link", refuse)
-    path = str(tmp_path / "a.txt")
-    assert write_atomically(path, b"one\n", overwrite=False)
-    assert not write_atomically(path, b"two\n", overwrite=False)
-    assert os.listdir(tmp_path) == ["a.txt"]
-    assert Path(path).read_bytes() == b"one\n"
+def test_longest_name_gets_its_sidecar_unless_the_ending_makes_it_too_long(tmp_path: Path) -> None:
+    image = "x" * 251 + ".jpg"
+    (tmp_path / image).write_bytes(b"x")
+    check_names(str(tmp_path / image), [CAPTION])
+    with Directory(str(tmp_path)) as opened:
+        assert write_all(opened, image, [(CAPTION, "one\n")]) == [CAPTION]
+    with pytest.raises(SidecarError, match=r"with \.caption its name is too long"):
+        check_names(str(tmp_path / image), [CAPTION, OutputConfig(prompt="CAPTION", ext="caption")])
 
 
-def test_longest_name_gets_its_sidecar(tmp_path: Path) -> None:
-    image = str(tmp_path / ("x" * 251 + ".jpg"))
-    Path(image).write_bytes(b"x")
-    assert write_all(image, [(CAPTION, "one\n")]) == [image[:-4] + ".txt"]
-
-
-def test_folder_that_is_gone_is_an_error_that_names_the_sidecar(tmp_path: Path) -> None:
-    with pytest.raises(SidecarError, match=r"gone/a.txt: cannot be written: No such file"):
-        write_all(str(tmp_path / "gone" / "a.jpg"), [(CAPTION, "one\n")])
-
-
-def test_images_that_share_a_sidecar_have_one_owner(tmp_path: Path) -> None:
-    for name in ("a.jpg", "a.png", "a.WEBP", "b.png"):
+def test_images_that_share_a_sidecar_are_found_by_the_names_that_are_listed(tmp_path: Path) -> None:
+    for name in ("a.jpg", "a.png", "a.WEBP", "b.png", "a.txt"):
         (tmp_path / name).write_bytes(name.encode())
-    assert sidecars.image_with_same_sidecar(str(tmp_path / "a.WEBP")) is None
-    assert sidecars.image_with_same_sidecar(str(tmp_path / "a.jpg")) == str(tmp_path / "a.WEBP")
-    assert sidecars.image_with_same_sidecar(str(tmp_path / "a.png")) == str(tmp_path / "a.WEBP")
-    assert sidecars.image_with_same_sidecar(str(tmp_path / "b.png")) is None
+    assert images_beside(str(tmp_path / "a.png")) == ["a.WEBP", "a.jpg"]
+    assert images_beside(str(tmp_path / "b.png")) == []

@@ -9,14 +9,16 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import httpx
 import pytest
 
-from florence_daemon.config import ServerConfig
+from florence_daemon.config import ModelConfig, ServerConfig
 from florence_daemon.errors import CheckpointError, ConfigError, EngineError, PictureError
 from florence_daemon.folders.ledger import Ledger
+from florence_daemon.folders.records import making_of
 from florence_daemon.http.app import create_app
 from florence_daemon.http.server import HttpServer
 from florence_daemon.queue import JobQueue
@@ -35,7 +37,7 @@ class Api:
         self.engine = engine
         self.is_ready = True
         self.queue = JobQueue(config.max_queued)
-        self.worker = Worker(self.queue, engine, Ledger())
+        self.worker = Worker(self.queue, engine, Ledger(), partial(making_of, ModelConfig()))
         app = create_app(
             queue=self.queue,
             model_name="some/model",

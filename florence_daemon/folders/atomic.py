@@ -1,0 +1,132 @@
+"""Write a file whole or not at all, in the very directory that was looked at, wherever its path leads by then."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+import sys
+import time
+from collections.abc import Callable
+
+from florence_daemon.folders.settle import Stamp
+
+# A file that is being written is called so; one that a dead process left is removed when it is seen.
+PREFIX = ".florence-"
+# Where it cannot be told whether its process lives, it counts as left after so long.
+OLD_S = 3600.0
+
+
+class Directory:
+    """A directory held open. On Linux and macOS all goes through its handle: after an unmount, say, nothing is written
+    below the empty mount point, since this is not the directory that held the picture. Windows keeps what is open.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Raises: OSError when it is gone."""
+        self.path = path
+        self._handle = None if sys.platform == "win32" else os.open(path or ".", os.O_RDONLY | os.O_DIRECTORY)
+
+    def __enter__(self) -> Directory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+
+    def stamp_of(self, name: str) -> Stamp | None:
+        """The stamp of a regular file in it, else None."""
+        try:
+            status = os.stat(self._at(name), dir_fd=self._handle, follow_symlinks=False)
+        except (OSError, ValueError):
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        return Stamp(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+    def digest_of(self, name: str) -> bytes | None:
+        """What stands for the bytes of a regular file in it; None when it cannot be read."""
+        digest = hashlib.blake2b(digest_size=16)
+        try:
+            with open(self._at(name), "rb", buffering=0, opener=self._open) as file:
+                while piece := file.read(1 << 20):
+                    digest.update(piece)
+        except (OSError, ValueError):
+            return None
+        return digest.digest()
+
+    def write(self, name: str, content: bytes, may_replace: Callable[[], bool]) -> bool:
+        """Write a hidden file, sync it, move it into place; False when `name` exists and may not be replaced.
+
+        A crash at any moment leaves the old file or the new one, never part of one. Raises: OSError.
+        """
+        digest = hashlib.blake2b(os.fsencode(name), digest_size=6).hexdigest()
+        temporary = f"{PREFIX}{digest}-{os.getpid()}"
+        try:
+            with open(self._at(temporary), "wb", opener=self._open) as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            if not self._move_new(temporary, name):
+                if not may_replace():
+                    return False
+                self._replace(temporary, name)
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(self._at(temporary), dir_fd=self._handle)
+        if self._handle is not None:
+            os.fsync(self._handle)
+        return True
+
+    def _move_new(self, temporary: str, name: str) -> bool:
+        """Give the file its name unless that is taken: unlike a rename, a hard link fails where a file exists."""
+        try:
+            os.link(self._at(temporary), self._at(name), src_dir_fd=self._handle, dst_dir_fd=self._handle)
+        except FileExistsError:
+            return False
+        except OSError:
+            # File systems without hard links (exFAT, some shares): the check is a moment older than the rename.
+            if self._exists(name):
+                return False
+            self._replace(temporary, name)
+        return True
+
+    def _replace(self, temporary: str, name: str) -> None:
+        os.replace(self._at(temporary), self._at(name), src_dir_fd=self._handle, dst_dir_fd=self._handle)
+
+    def _exists(self, name: str) -> bool:
+        try:
+            os.stat(self._at(name), dir_fd=self._handle, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _open(self, path: str, flags: int) -> int:
+        return os.open(path, flags, 0o666, dir_fd=self._handle)
+
+    def _at(self, name: str) -> str:
+        """The name itself where it counts from the handle, else its path."""
+        return name if self._handle is not None else os.path.join(self.path, name)
+
+
+def remove_left_behind(directory: str, names: frozenset[str]) -> None:
+    """Remove the unfinished files of processes that are dead."""
+    for name in names:
+        if name.startswith(PREFIX):
+            path = os.path.join(directory, name)
+            with contextlib.suppress(OSError):
+                if _is_left(name, path):
+                    os.unlink(path)
+
+
+def _is_left(name: str, path: str) -> bool:
+    writer = name.rpartition("-")[2]
+    if sys.platform != "win32" and writer.isdecimal():
+        try:
+            os.kill(int(writer), 0)
+        except ProcessLookupError:
+            return True
+        except (OSError, OverflowError):
+            pass
+    return abs(time.time() - os.lstat(path).st_mtime) > OLD_S

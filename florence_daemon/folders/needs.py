@@ -1,0 +1,93 @@
+"""What does an image need? Its missing sidecars, and by the folder's rule (never, stale, always) outdated ones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection
+from dataclasses import replace
+
+from florence_daemon.config import OutputConfig
+from florence_daemon.errors import SharedSidecar
+from florence_daemon.folders.ledger import Ledger
+from florence_daemon.folders.records import Entry, Failure, Making, Written, content_of
+from florence_daemon.folders.settle import stamp_of
+from florence_daemon.folders.sidecars import sidecar_path
+
+Makes = Callable[[OutputConfig], Making]
+"""How each output is made now."""
+
+
+class Needs:
+    """Compares the files with the ledger. Threads may share it."""
+
+    def __init__(self, ledger: Ledger, makes: Makes) -> None:
+        self._ledger = ledger
+        self._makes = makes
+
+    def due(
+        self,
+        path: str,
+        outputs: Collection[OutputConfig],
+        overwrite: str,
+        entry: Entry | None,
+        exists: Callable[[str], bool] = os.path.lexists,
+    ) -> tuple[OutputConfig, ...]:
+        """The outputs that are to be written. exists: whether there is a sidecar of this path; a link counts too.
+
+        never: those that are missing. stale: also those that this program wrote and nobody changed since, whose
+        picture, model, prompt or settings are not what they were. always: also those by anybody, for the same reasons,
+        or when the ledger knows nothing of them.
+        """
+        due = []
+        for output in outputs:
+            sidecar = sidecar_path(path, output)
+            if not exists(sidecar) or (
+                overwrite != "never" and self._is_outdated(path, sidecar, output, overwrite, entry)
+            ):
+                due.append(output)
+        return tuple(due)
+
+    def may_try(self, failure: Failure | None, path: str) -> bool:
+        """Tell whether an image that failed is to be tried again: when its time has come, or the file has changed."""
+        if failure is None or failure.error == SharedSidecar.__name__ or failure.is_due(self._ledger.now_s()):
+            return True
+        return failure.stamp != stamp_of(path)
+
+    def _is_outdated(self, path: str, sidecar: str, output: OutputConfig, overwrite: str, entry: Entry | None) -> bool:
+        written = [each for each in entry.written if each.suffix == output.suffix] if entry is not None else []
+        if not written:
+            return overwrite == "always"
+        making = self._makes(output)
+        if all(self._is_current(path, each, making) for each in written):
+            return False
+        # Only now is the sidecar read: which of the texts is it, or is it a person's?
+        digest = content_of(sidecar)
+        ours = next((each for each in written if each.digest == digest), None)
+        if ours is None:
+            return overwrite == "always"
+        return not self._is_current(path, ours, making)
+
+    def _is_current(self, path: str, written: Written, making: Making) -> bool:
+        """Tell whether a sidecar tells about this very picture, and would be made in the same way today."""
+        if not written.making.is_same(making):
+            return False
+        stamp = stamp_of(path)
+        if stamp is None or (written.size_bytes, written.mtime_ns) == (stamp.size_bytes, stamp.mtime_ns):
+            return True
+        if written.size_bytes != stamp.size_bytes or written.content is None or written.content != content_of(path):
+            return False
+        # Touched or copied: noted, so that it is not read again at every scan.
+        self._ledger.writing(path, [replace(written, mtime_ns=stamp.mtime_ns)])
+        return True
+
+
+def owner_of(names: Collection[str], entry_of: Callable[[str], Entry | None]) -> str:
+    """Which of the pictures that share a sidecar has it: the one that it was written for, else the first by name."""
+    written = [name for name in names if (entry := entry_of(name)) is not None and entry.written]
+    return min(written or names)
+
+
+def shared_sidecar(path: str, owner: str, outputs: Collection[OutputConfig]) -> SharedSidecar:
+    """The error for `a.png` beside `a.jpg`: both would write `a.txt`."""
+    names = ", ".join(os.path.basename(sidecar_path(path, output)) for output in outputs)
+    return SharedSidecar(f"its sidecar {names} belongs to {owner} in the same folder; rename one of the two")

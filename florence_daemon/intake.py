@@ -1,0 +1,139 @@
+"""From the images that a watcher finds to jobs: once each, only for what they need, and not before their time."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+
+from florence_daemon.config import FolderConfig
+from florence_daemon.errors import SidecarError, Stopping
+from florence_daemon.folders import sidecars
+from florence_daemon.folders.atomic import remove_left_behind
+from florence_daemon.folders.ledger import Ledger
+from florence_daemon.folders.names import is_wanted
+from florence_daemon.folders.needs import Needs, owner_of, shared_sidecar
+from florence_daemon.folders.records import Entry
+from florence_daemon.folders.scan import Listing
+from florence_daemon.folders.settle import Stamp
+from florence_daemon.queue import Image, Job, JobQueue, Kind
+from florence_daemon.worker import asks_of, printable
+
+log = logging.getLogger(__name__)
+
+
+class FolderIntake:
+    """Decides, for a file or a whole directory, what of a watched folder goes into the queue. Threads share it."""
+
+    def __init__(self, queue: JobQueue, ledger: Ledger, needs: Needs) -> None:
+        self._queue = queue
+        self._ledger = ledger
+        self._needs = needs
+        self._seen: set[str] = set()
+
+    def waiting(self, folder: FolderConfig) -> int:
+        """How many of the folder's images wait or run."""
+        return self._queue.images_below(os.path.join(folder.path, ""))
+
+    def lacking(self, folder: FolderConfig, listing: Listing) -> Iterator[str]:
+        """The images of one directory that need something now, told by its names and one look into the ledger."""
+        remove_left_behind(listing.directory, listing.names)
+        # What was captioned matters to some rules only; and once, to forget what is gone.
+        is_first = listing.directory not in self._seen
+        self._seen.add(listing.directory)
+        known = self._ledger.known if is_first or folder.overwrite != "never" else self._ledger.troubled
+        entries = known(listing.directory)
+        self._forget_gone(listing, entries)
+        by_stem: dict[str, list[str]] = defaultdict(list)
+        for name in listing.images:
+            by_stem[os.path.splitext(name)[0]].append(name)
+        for names in by_stem.values():
+            owner = names[0] if len(names) == 1 else self._owner(listing.directory, names)
+            for name in names:
+                if self._lacks(folder, listing, name, entries.get(name), is_owner=name == owner):
+                    yield name
+
+    def needs(self, folder: FolderConfig, path: str) -> bool:
+        """Tell whether an image needs something that is not being made already.
+
+        An image that has all of its sidecars, by whomever, leaves the list of failures.
+        """
+        if self._queue.holds(path):
+            return False
+        entry = self._ledger.entry(path)
+        if self._other_owner(folder, path) is None and not self._needs.due(
+            path, folder.outputs, folder.overwrite, entry
+        ):
+            self._settle(path, entry)
+            return False
+        return self._needs.may_try(entry.failure if entry is not None else None, path)
+
+    def submit(self, folder: FolderConfig, path: str, stamp: Stamp) -> None:
+        """Queue the image for what it needs, or list it with the reason why it cannot have that."""
+        entry = self._ledger.entry(path)
+        if self._queue.holds(path) or not self._needs.may_try(entry.failure if entry is not None else None, path):
+            return
+        owner = self._other_owner(folder, path)
+        if owner is not None:
+            self._refuse(path, stamp, entry, shared_sidecar(path, owner, folder.outputs))
+            return
+        outputs = self._needs.due(path, folder.outputs, folder.overwrite, entry)
+        try:
+            sidecars.check_names(path, outputs)
+            if outputs:
+                is_suspect = entry is not None and entry.left > 0
+                image = Image(path, outputs, stamp, folder.overwrite, is_suspect)
+                self._queue.put(Job(Kind.FOLDER, path, asks_of(outputs), image))
+        except SidecarError as error:
+            self._refuse(path, stamp, entry, error)
+        except Stopping:
+            log.debug("%s: found while stopping; the next start takes it up", printable(path))
+
+    def _lacks(self, folder: FolderConfig, listing: Listing, name: str, entry: Entry | None, *, is_owner: bool) -> bool:
+        path = listing.path(name)
+        prefix = len(path) - len(name)
+        if is_owner and not self._needs.due(
+            path, folder.outputs, folder.overwrite, entry, lambda sidecar: sidecar[prefix:] in listing.names
+        ):
+            self._settle(path, entry)
+            return False
+        if not is_owner and entry is not None and entry.failure is not None:
+            return entry.failure.error != "SharedSidecar"
+        failure = entry.failure if entry is not None else None
+        return self._needs.may_try(failure, path) and not self._queue.holds(path)
+
+    def _settle(self, path: str, entry: Entry | None) -> None:
+        """Nothing is missing: whatever was wrong with it is not any more."""
+        if entry is not None and (entry.failure is not None or entry.left) and not self._queue.holds(path):
+            self._ledger.settled(path)
+
+    def _refuse(self, path: str, stamp: Stamp, entry: Entry | None, error: SidecarError) -> None:
+        reason = printable(str(error))
+        if entry is None or entry.failure is None or entry.failure.reason != reason:
+            log.warning("%s: %s", printable(path), reason)
+            self._ledger.settled(path)
+            self._ledger.failed(path, reason, stamp, error=type(error).__name__)
+
+    def _owner(self, directory: str, names: list[str]) -> str:
+        return owner_of(names, lambda name: self._ledger.entry(os.path.join(directory, name)))
+
+    def _other_owner(self, folder: FolderConfig, path: str) -> str | None:
+        """The picture beside this one that has the sidecars which both would write, or None."""
+        directory, name = os.path.split(path)
+        beside = [other for other in sidecars.images_beside(path) if is_wanted(folder, os.path.join(directory, other))]
+        owner = self._owner(directory, [name, *beside]) if beside else name
+        return None if owner == name else owner
+
+    def _forget_gone(self, listing: Listing, entries: dict[str, Entry]) -> None:
+        """Drop what is known of images that are gone.
+
+        A directory that shows none of them may be an empty mount point: then nothing is forgotten but failures.
+        """
+        gone = [name for name in entries if name not in listing.names]
+        is_there = len(gone) < len(entries)
+        for name in gone:
+            if is_there:
+                self._ledger.forget(listing.path(name))
+            elif entries[name].failure is not None:
+                self._ledger.settled(listing.path(name))

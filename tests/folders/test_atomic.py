@@ -1,0 +1,137 @@
+"""A file is written whole or not at all, and only in the directory that was looked at."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from florence_daemon.folders.atomic import OLD_S, PREFIX, Directory, remove_left_behind
+
+
+def write(directory: Path, content: bytes, *, replace: bool) -> bool:
+    with Directory(str(directory)) as opened:
+        return opened.write("a.txt", content, lambda: replace)
+
+
+def test_file_is_written_once_and_replaced_only_when_allowed(tmp_path: Path) -> None:
+    assert write(tmp_path, b"one", replace=False)
+    assert not write(tmp_path, b"two", replace=False)
+    assert (tmp_path / "a.txt").read_bytes() == b"one"
+    assert write(tmp_path, b"three", replace=True)
+    assert (tmp_path / "a.txt").read_bytes() == b"three"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_file_has_the_mode_of_any_new_file(tmp_path: Path) -> None:
+    (tmp_path / "other").write_text("x")
+    write(tmp_path, b"one", replace=False)
+    assert (tmp_path / "a.txt").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_file_system_without_hard_links_gets_its_files_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert write(tmp_path, b"one", replace=False)
+    assert not write(tmp_path, b"two", replace=False)
+    assert os.listdir(tmp_path) == ["a.txt"]
+    assert (tmp_path / "a.txt").read_bytes() == b"one"
+
+
+def test_nothing_is_written_where_the_path_leads_by_then(tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    with Directory(str(pictures)) as opened:
+        pictures.rename(tmp_path / "elsewhere")
+        pictures.mkdir()
+        opened.write("a.txt", b"one", lambda: False)
+    assert os.listdir(pictures) == []
+    assert os.listdir(tmp_path / "elsewhere") == ["a.txt"]
+
+
+def test_directory_that_was_removed_gets_nothing(tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    with Directory(str(pictures)) as opened:
+        shutil.rmtree(pictures)
+        with pytest.raises(FileNotFoundError):
+            opened.write("a.txt", b"one", lambda: False)
+    assert os.listdir(tmp_path) == []
+
+
+def test_unfinished_files_of_the_dead_are_removed_and_those_of_the_living_are_not(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    names = {
+        "dead": f"{PREFIX}aaaaaaaaaaaa-{ended.pid}",
+        "living": f"{PREFIX}bbbbbbbbbbbb-{os.getpid()}",
+        "old": f"{PREFIX}cccccccccccc-{os.getpid()}",
+        "theirs": ".florence",
+    }
+    for name in names.values():
+        (tmp_path / name).write_bytes(b"x")
+    then_s = time.time() - 2 * OLD_S
+    os.utime(tmp_path / names["old"], (then_s, then_s))
+    remove_left_behind(str(tmp_path), frozenset(os.listdir(tmp_path)))
+    assert sorted(os.listdir(tmp_path)) == sorted([names["living"], names["theirs"]])
+
+
+CALLS = ("openat", "write", "fsync", "linkat", "rename", "renameat", "renameat2", "unlinkat", "close")
+WRITE = """
+import sys
+from florence_daemon.folders.atomic import Directory
+with Directory(sys.argv[1]) as directory:
+    print("ready", flush=True)
+    sys.stdin.read()
+    directory.write("a.txt", b"new" * 1000, lambda: True)
+"""
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed here")
+@pytest.mark.parametrize("before", [b"", b"old" * 2000])
+def test_kill_at_any_system_call_leaves_the_old_file_or_the_new_one(tmp_path: Path, before: bytes) -> None:
+    outcomes = []
+    for call in CALLS:
+        for number in range(1, 4):
+            directory = tmp_path / f"{call}-{number}"
+            directory.mkdir()
+            if before:
+                (directory / "a.txt").write_bytes(before)
+            was_killed = kill_at_call(directory, call, number)
+            content = (directory / "a.txt").read_bytes() if (directory / "a.txt").exists() else b""
+            assert content in (before, b"new" * 1000), f"torn at {call} {number}"
+            if not was_killed:
+                break
+            outcomes.append(content == before)
+    assert outcomes.count(True) >= 4, "killed before the file had its name"
+    assert outcomes.count(False) >= 2, "killed after it had its name"
+
+
+def kill_at_call(directory: Path, call: str, number: int) -> bool:
+    """Let a process write and kill it at the n-th call of this kind; tell whether it came to that."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITE, str(directory)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdout.readline()
+    inject = f"inject={call}:signal=KILL:when={number}"
+    tracer = subprocess.Popen(
+        ["strace", "-p", str(process.pid), "-e", f"trace={call}", "-e", inject],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert tracer.stderr is not None
+    assert "attached" in tracer.stderr.readline()
+    process.stdin.close()
+    tracer.communicate()
+    process.stdout.close()
+    return process.wait() == -signal.SIGKILL
