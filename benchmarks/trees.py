@@ -18,14 +18,17 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from benchmarks.progress import say
-from florence_daemon.config import FolderConfig, OutputConfig
+from florence_daemon.config import FolderConfig, ModelConfig, OutputConfig
 from florence_daemon.folders.ledger import Ledger
+from florence_daemon.folders.needs import Needs
+from florence_daemon.folders.records import making_of
 from florence_daemon.folders.watch import Watcher
+from florence_daemon.intake import FolderIntake
 from florence_daemon.queue import JobQueue
-from florence_daemon.worker import FolderIntake
 
 # Directories in each directory that only holds directories.
 FAN_OUT = 100
@@ -92,7 +95,9 @@ def scan(root: Path, files: int, state: Path, opened: Opened) -> Scanned:
     """Scan the tree once, from nothing to everything submitted."""
     queue, ledger = JobQueue(max_queued=1), Ledger(state)
     folder = FolderConfig(path=root, settle_s=0.0, outputs=(OutputConfig(prompt="CAPTION", ext="txt"),), poll="always")
-    watcher = Watcher([folder], FolderIntake(queue, ledger), time.monotonic)
+    watcher = Watcher(
+        [folder], FolderIntake(queue, ledger, Needs(ledger, partial(making_of, ModelConfig()))), time.monotonic
+    )
     submitted = 0
 
     def caption_at_once() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from florence_daemon.config import FolderConfig
 from florence_daemon.errors import SidecarError, Stopping
@@ -22,15 +23,23 @@ from florence_daemon.worker import asks_of, printable
 
 log = logging.getLogger(__name__)
 
+# Which pictures of a directory share a sidecar is known from its scan for so long; then the disk is asked for each.
+# Who comes in between is told apart by the next scan.
+NAMESAKES_S = 30.0
+
 
 class FolderIntake:
     """Decides, for a file or a whole directory, what of a watched folder goes into the queue. Threads share it."""
 
-    def __init__(self, queue: JobQueue, ledger: Ledger, needs: Needs) -> None:
+    def __init__(
+        self, queue: JobQueue, ledger: Ledger, needs: Needs, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._queue = queue
         self._ledger = ledger
         self._needs = needs
+        self._clock = clock
         self._seen: set[str] = set()
+        self._scanned: dict[str, tuple[float, dict[str, list[str]]]] = {}
 
     def waiting(self, folder: FolderConfig) -> int:
         """How many of the folder's images wait or run."""
@@ -48,6 +57,7 @@ class FolderIntake:
         by_stem: dict[str, list[str]] = defaultdict(list)
         for name in listing.images:
             by_stem[os.path.splitext(name)[0]].append(name)
+        self._note_namesakes(listing.directory, by_stem)
         for names in by_stem.values():
             owner = names[0] if len(names) == 1 else self._owner(listing.directory, names)
             for name in names:
@@ -61,6 +71,8 @@ class FolderIntake:
         """
         if self._queue.holds(path):
             return False
+        if sidecars.images_beside(path):
+            self._scanned.pop(os.path.dirname(path), None)  # It may have come since.
         entry = self._ledger.entry(path)
         if self._other_owner(folder, path) is None and not self._needs.due(
             path, folder.outputs, folder.overwrite, entry
@@ -121,9 +133,25 @@ class FolderIntake:
     def _other_owner(self, folder: FolderConfig, path: str) -> str | None:
         """The picture beside this one that has the sidecars which both would write, or None."""
         directory, name = os.path.split(path)
-        beside = [other for other in sidecars.images_beside(path) if is_wanted(folder, os.path.join(directory, other))]
+        beside = self._images_beside(folder, directory, name)
         owner = self._owner(directory, [name, *beside]) if beside else name
         return None if owner == name else owner
+
+    def _images_beside(self, folder: FolderConfig, directory: str, name: str) -> list[str]:
+        scanned_s, namesakes = self._scanned.get(directory, (-NAMESAKES_S, {}))
+        if self._clock() - scanned_s < NAMESAKES_S:
+            return [other for other in namesakes.get(os.path.splitext(name)[0], []) if other != name]
+        beside = sidecars.images_beside(os.path.join(directory, name))
+        return [other for other in beside if is_wanted(folder, os.path.join(directory, other))]
+
+    def _note_namesakes(self, directory: str, by_stem: dict[str, list[str]]) -> None:
+        now_s = self._clock()
+        for other, (scanned_s, _) in list(self._scanned.items()):
+            if now_s - scanned_s < NAMESAKES_S:
+                break
+            self._scanned.pop(other, None)
+        self._scanned.pop(directory, None)
+        self._scanned[directory] = (now_s, {stem: names for stem, names in by_stem.items() if len(names) > 1})
 
     def _forget_gone(self, listing: Listing, entries: dict[str, Entry]) -> None:
         """Drop what is known of images that are gone.

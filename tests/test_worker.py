@@ -225,9 +225,10 @@ def test_second_image_of_one_name_is_reported_and_overwrites_nothing(setup: Setu
 def test_newcomer_to_a_sidecar_that_is_there_is_reported_too(setup: Setup, engine: FakeEngine) -> None:
     setup.submit()
     setup.worker.run_once(0)
+    assert setup.lacking() == []
     other = setup.image.with_suffix(".png")
     other.write_bytes(b"x")
-    assert setup.intake.needs(setup.folder, str(other))
+    assert setup.intake.needs(setup.folder, str(other)), "the scan is older than the newcomer"
     setup.submit(other)
     assert "belongs to a.jpg" in setup.reasons()["a.png"]
     assert setup.lacking() == []
