@@ -12,9 +12,9 @@ from florence_daemon.backfill import Backfill, Outcome, open_captioner
 from florence_daemon.config import Config
 from florence_daemon.errors import DiskFull
 from florence_daemon.folders.sidecars import sidecar_path
+from florence_daemon.logs import printable
 from florence_daemon.reporting import open_progress
 from florence_daemon.signals import StopSignal
-from florence_daemon.worker import printable
 
 EXIT_SOME_FAILED = 1
 EXIT_INTERRUPTED = 130

@@ -13,7 +13,7 @@ from florence_daemon.daemon import engine_limits, engine_settings
 from florence_daemon.engine.process import Engine
 from florence_daemon.engine.protocol import Ask
 from florence_daemon.errors import CheckpointError, FlorenceError, ServerError
-from florence_daemon.worker import printable
+from florence_daemon.logs import printable
 
 EXIT_SOME_FAILED = 1
 Result = str | dict[str, Any]

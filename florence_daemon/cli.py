@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -61,6 +60,22 @@ class ServiceAction(str, Enum):
     print = "print"
 
 
+class LogFormat(str, Enum):
+    """What a line of the log looks like."""
+
+    text = "text"
+    json = "json"
+
+
+class LogLevel(str, Enum):
+    """What is important enough to be logged."""
+
+    debug = "debug"
+    info = "info"
+    warning = "warning"
+    error = "error"
+
+
 class Precision(str, Enum):
     """What quantize can try."""
 
@@ -109,12 +124,16 @@ def run(
     watch: Annotated[
         list[Path] | None, typer.Option(metavar="DIR", help="Watch this folder too; may be repeated.")
     ] = None,
+    log_format: Annotated[LogFormat, typer.Option(help="Lines for people, or one JSON object a line.")] = (
+        LogFormat.text
+    ),
+    log_level: Annotated[LogLevel, typer.Option(help="The least that is logged.")] = LogLevel.info,
 ) -> None:
     """Watch the configured folders and answer HTTP requests, until stopped."""
     from florence_daemon.daemon import serve
 
     settings = _settings(config, model=model, host=host, port=port, watch=watch or ())
-    _log_to_stderr()
+    _log_to_stderr(log_format.value, log_level.value)
     raise typer.Exit(serve(settings))
 
 
@@ -398,12 +417,10 @@ def _client(server: str) -> Any:
     return Client(server)
 
 
-def _log_to_stderr() -> None:
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
-    )
-    for noisy in ("httpx", "waitress.queue"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+def _log_to_stderr(form: str = "text", level: str = "info") -> None:
+    from florence_daemon import logs
+
+    logs.set_up(form, level, sys.stderr, os.environ)
 
 
 if __name__ == "__main__":

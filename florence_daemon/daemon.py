@@ -28,10 +28,11 @@ from florence_daemon.http.app import create_app
 from florence_daemon.http.server import HttpServer
 from florence_daemon.intake import FolderIntake
 from florence_daemon.liveness import Keeper, Liveness
+from florence_daemon.logs import printable
 from florence_daemon.notify import ServiceManager
 from florence_daemon.queue import Job, JobQueue
 from florence_daemon.signals import StopSignal
-from florence_daemon.worker import Folders, Worker, printable
+from florence_daemon.worker import Folders, Worker
 
 log = logging.getLogger(__name__)
 

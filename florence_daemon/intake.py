@@ -18,8 +18,9 @@ from florence_daemon.folders.needs import Needs, owner_of, shared_sidecar
 from florence_daemon.folders.records import Entry
 from florence_daemon.folders.scan import Listing
 from florence_daemon.folders.settle import Stamp
+from florence_daemon.logs import printable
 from florence_daemon.queue import Image, Job, JobQueue, Kind
-from florence_daemon.worker import asks_of, printable
+from florence_daemon.worker import asks_of
 
 log = logging.getLogger(__name__)
 

@@ -18,10 +18,10 @@ from florence_daemon.engine.agreement import Agreement, summarize
 from florence_daemon.engine.proof import Form, Report
 from florence_daemon.engine.protocol import Ask, EngineSettings
 from florence_daemon.errors import EngineError, PictureError, UsageError
+from florence_daemon.logs import printable
 from florence_daemon.quantize import INT8, AnswerFile, Answers, Engines, Listener, Trial, choose_pictures, try_out
 from florence_daemon.reporting import Progress, open_progress
 from florence_daemon.tasks import find_task
-from florence_daemon.worker import printable
 
 if TYPE_CHECKING:
     import numpy as np

@@ -29,6 +29,7 @@ from florence_daemon.folders.ledger import Ledger
 from florence_daemon.folders.needs import Makes
 from florence_daemon.folders.settle import stamp_of
 from florence_daemon.liveness import SHOW_S
+from florence_daemon.logs import printable
 from florence_daemon.queue import Image, Job, JobQueue, Kind
 from florence_daemon.sidecar_writer import PictureChanged, SidecarWriter
 from florence_daemon.tasks import find_task
@@ -306,9 +307,3 @@ def describe(job: Job) -> str:
     if isinstance(job.picture, str):
         return printable(job.picture)
     return f"request of {len(job.picture):,} bytes"
-
-
-def printable(path: str) -> str:
-    """A path that can be printed anywhere: bytes that are not UTF-8 and control characters are escaped."""
-    text = path.encode("utf-8", "backslashreplace").decode("utf-8")
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)

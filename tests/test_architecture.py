@@ -17,6 +17,7 @@ LAYERS = {
     "errors": 0,
     "signals": 0,
     "notify": 0,
+    "logs": 0,
     "liveness": 1,
     "tasks": 1,
     "folders.settle": 1,

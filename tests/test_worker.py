@@ -26,8 +26,9 @@ from florence_daemon.folders.records import LONGEST_RETRY_S, Making, digest_of, 
 from florence_daemon.folders.scan import list_directories
 from florence_daemon.folders.settle import stamp_of
 from florence_daemon.intake import FolderIntake
+from florence_daemon.logs import printable
 from florence_daemon.queue import Image, Job, JobQueue, Kind
-from florence_daemon.worker import PAUSE_S, Worker, asks_of, printable
+from florence_daemon.worker import PAUSE_S, Worker, asks_of
 from tests.conftest import AtOnce, FakeEngine, done
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.faults.fake_engine import FakeSettings
 from benchmarks.faults.pictures import jpeg
 from benchmarks.faults.process import DaemonProcess, NotInTime, wait_for, watching
-from florence_daemon.worker import printable
+from florence_daemon.logs import printable
 
 # Longer than a picture's own ending, so that a sidecar's name may not fit where the picture's does.
 EXT = "caption"

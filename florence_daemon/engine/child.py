@@ -14,7 +14,7 @@ import threading
 import time
 from typing import IO, TYPE_CHECKING
 
-from florence_daemon import errors
+from florence_daemon import errors, logs
 from florence_daemon.engine.pipe import read_message, write_message
 from florence_daemon.engine.protocol import Alive, EngineSettings, Loaded, LoadFailed, Reply, Request
 
@@ -39,7 +39,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _tie_to_daemon()
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s engine: %(message)s")
+    logs.set_up("text" if sys.stderr.isatty() else "json", "warning", sys.stderr, {})
     requests, replies = sys.stdin.buffer, Replies(_take_stdout())
     settings: EngineSettings = read_message(requests)
     inbox: queue.SimpleQueue[Request | None] = queue.SimpleQueue()

@@ -15,6 +15,7 @@ from typing import Any
 
 from florence_daemon.engine.pipe import write_message
 from florence_daemon.engine.protocol import Done, EngineSettings, Loaded, Request
+from florence_daemon.logs import relay
 
 log = logging.getLogger(__name__)
 
@@ -130,9 +131,16 @@ class Child:
 
 def start_child(settings: EngineSettings) -> Child:
     """Start an engine process and tell it its settings."""
+    # On a terminal it writes for itself, as a download shows its progress there; else its lines are logged like ours.
     process = subprocess.Popen(
-        [sys.executable, "-c", BOOT, *sys.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, **_own_group()
+        [sys.executable, "-c", BOOT, *sys.path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=None if sys.stderr is not None and sys.stderr.isatty() else subprocess.PIPE,
+        **_own_group(),
     )
+    if process.stderr is not None:
+        threading.Thread(target=relay, args=(process.stderr, "engine: "), name="engine-log", daemon=True).start()
     child = Child(process)
     child.write(settings)
     return child
