@@ -42,8 +42,9 @@ def test_no_name_breaks_a_line(form: str, to_journal: bool) -> None:
 
 
 def test_text_has_time_and_level() -> None:
-    assert say("text")[4::3][:2] == "--"
-    assert say("text").endswith(r" WARNING line\nbreak\r\x1b[31m\udcff\u2028.jpg: captioned")
+    time, _, rest = say("text").partition(" WARNING ")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", time)
+    assert rest == r"line\nbreak\r\x1b[31m\udcff\u2028.jpg: captioned"
 
 
 def test_journal_gets_priorities_and_no_time() -> None:
