@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ IMAGE_SUFFIXES = frozenset(
         ("jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif")
     )
 )
+
+
+# The value of `server.token` that says: I know that nobody needs one, and want it so.
+OPEN = "none"
 
 
 class BadSetting(ValueError):
@@ -90,6 +95,34 @@ def _distinct_extensions(_: Any, attribute: attrs.Attribute[Any], value: tuple[O
         raise BadSetting(attribute.name, f"two outputs write {twice!r}; give each its own ext")
 
 
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach `host`; of names, localhost alone is trusted, none is looked up."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _bearer(_: Any, attribute: attrs.Attribute[Any], value: str) -> None:
+    # What RFC 6750 allows in a header. The token itself stays out of the message, which goes to logs.
+    if not re.fullmatch(r"[A-Za-z0-9._~+/-]+=*", value):
+        raise BadSetting(attribute.name, "holds what a header cannot carry; give letters, digits and any of ._~+/-")
+
+
+def _host_names(_: Any, attribute: attrs.Attribute[Any], value: tuple[str, ...]) -> None:
+    for name in value:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+|[0-9A-Fa-f:.]+", name):
+            raise BadSetting(attribute.name, f"{name!r} is not a host's name; give it alone, as in photos.example.org")
+
+
+def _origins(_: Any, attribute: attrs.Attribute[Any], value: tuple[str, ...]) -> None:
+    for origin in value:
+        if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/*\s]+", origin):
+            raise BadSetting(
+                attribute.name, f"{origin!r} is not an origin; give one such as https://photos.example.org"
+            )
+
+
 @frozen
 class ModelConfig:
     """Which model answers, and how long it stays."""
@@ -137,16 +170,40 @@ class ModelConfig:
 class ServerConfig:
     """Where the HTTP API listens, and what it accepts."""
 
-    # 127.0.0.1 serves this machine alone; 0.0.0.0 serves the network.
+    # 127.0.0.1 serves this machine alone; 0.0.0.0 serves the network, and needs a token.
     host: str = field(default="127.0.0.1", validator=_not_empty)
     # 0 takes a free port and prints it.
     port: int = field(default=54880, validator=_between(0, 65535))
+    # What every request but those for health must bring, as `Authorization: Bearer TOKEN`; null asks for none, which
+    # is refused beyond this machine; `none` asks for none there either: whoever reaches the port may do everything.
+    token: str | None = field(default=None, validator=attrs.validators.optional(_bearer), repr=False)
+    # Names under which clients reach the server, besides localhost, the addresses it listens on, and this machine's
+    # name when it serves the network. Others are refused, or a web page could reach it by a name of its own.
+    allowed_hosts: tuple[str, ...] = field(default=(), validator=_host_names)
+    # Origins of other sites whose pages may use the API from a browser, as in https://photos.example.org (CORS).
+    allowed_origins: tuple[str, ...] = field(default=(), validator=_origins)
     # Largest request, in megabytes of 1024 × 1024 bytes.
     max_body_mb: float = field(default=32.0, validator=_between(0.001, 1024))
     # Requests that may wait or run at once; one more is answered 503 with Retry-After.
     max_queued: int = field(default=32, validator=_between(1, 1000))
+    # Seconds within which a request must have arrived, from its first byte to its last; its head gets 10 at most.
+    receive_timeout_s: float = field(default=60.0, validator=_between(0.1, 24 * 3600))
     # Seconds after which a request that has no answer yet is given up with 504; loading the model counts.
     request_timeout_s: float = field(default=600.0, validator=_between(1, 24 * 3600))
+
+    def __attrs_post_init__(self) -> None:
+        if self.token is None and not is_loopback(self.host):
+            raise BadSetting(
+                "host",
+                f"{self.host!r} lets other machines in, and server.token is not set. Set it to something long and "
+                "random, such as `openssl rand -hex 32` prints, in the file or as FLORENCE_DAEMON_SERVER__TOKEN; or "
+                "write `token: none` to let in whoever reaches the port",
+            )
+
+    @property
+    def required_token(self) -> str | None:
+        """The token that requests must bring; None where none is asked for."""
+        return None if self.token == OPEN else self.token
 
 
 @frozen

@@ -150,14 +150,18 @@ def _overlay_environment(data: dict[str, Any], environ: Mapping[str, str], place
         section, _, key = variable[len(ENV_PREFIX) :].lower().partition("__")
         if section not in ("model", "server") or not key:
             raise ConfigError(f"{variable}: not a setting; {ENV_PREFIX}MODEL__NAME is how model.name is given")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            value = text
         holder = data.setdefault(section, {})
         if isinstance(holder, dict):
-            holder[key] = value
+            holder[key] = text if (section, key) == ("server", "token") else _read_value(text)
             places.variables[(section, key)] = variable
+
+
+def _read_value(text: str) -> Any:
+    """A variable's value as YAML reads it. (Not for a token: one of digits alone is text too.)"""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
 
 
 def _converter() -> cattrs.Converter:

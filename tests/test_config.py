@@ -41,7 +41,8 @@ def test_defaults_are_those_that_clients_rely_on() -> None:
 def test_example_file_states_every_setting_with_its_default() -> None:
     data = yaml.safe_load(EXAMPLE.read_text())
     for name, section in (("model", config.ModelConfig()), ("server", config.ServerConfig())):
-        assert data[name] == attrs.asdict(section), name
+        expected = {key: _as_yaml(value) for key, value in attrs.asdict(section).items()}
+        assert data[name] == expected, name
     folder = data["folders"][0]
     defaults = attrs.asdict(config.FolderConfig(path=Path("x")))
     assert set(folder) == set(defaults)
@@ -156,3 +157,32 @@ def test_file_is_found_by_name_then_environment_then_default(tmp_path: Path) -> 
     assert config_file.find_file(Path("named.yaml"), environ | {"FLORENCE_DAEMON_CONFIG": "env.yaml"}) == Path(
         "named.yaml"
     )
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "photos.example.org"])
+def test_network_needs_a_token_or_the_word_that_nobody_needs_one(tmp_path: Path, host: str) -> None:
+    message = error_of(tmp_path, f'server:\n  host: "{host}"\n')
+    assert message.startswith(f"{tmp_path / 'test.yaml'}:2: server.host: '{host}' lets other machines in")
+    assert "FLORENCE_DAEMON_SERVER__TOKEN" in message
+    assert "token: none" in message
+    given = load_text(tmp_path, f'server:\n  host: "{host}"\n', FLORENCE_DAEMON_SERVER__TOKEN="0123456789")
+    assert given.server.required_token == "0123456789"
+    assert load_text(tmp_path, f'server: {{host: "{host}", token: none}}').server.required_token is None
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "localhost", "::1"])
+def test_loopback_needs_no_token(tmp_path: Path, host: str) -> None:
+    assert load_text(tmp_path, f'server: {{host: "{host}"}}').server.required_token is None
+
+
+def test_token_that_no_header_can_carry_is_refused_and_not_shown(tmp_path: Path) -> None:
+    message = error_of(tmp_path, "server:\n  token: my secret\n")
+    assert ":2: server.token: holds what a header cannot carry" in message
+    assert "my secret" not in message
+    assert "secret" not in repr(config.ServerConfig(token="secret"))
+
+
+@pytest.mark.parametrize("setting", ['allowed_hosts: ["http://x"]', 'allowed_hosts: ["*"]', "allowed_origins: [x]"])
+def test_names_and_origins_are_told_apart(tmp_path: Path, setting: str) -> None:
+    name = setting.partition(":")[0]
+    assert f":1: server.{name}: " in error_of(tmp_path, f"server: {{{setting}}}")
