@@ -23,8 +23,10 @@ from florence_daemon.folders.ledger import Ledger
 from florence_daemon.folders.needs import Needs
 from florence_daemon.folders.records import Failure, making_of
 from florence_daemon.folders.root import RootWatcher
-from florence_daemon.folders.watch import Watcher, is_inside
-from florence_daemon.http.app import create_app
+from florence_daemon.folders.watch import Watcher
+from florence_daemon.http.app import QUEUED_PATHS, create_app
+from florence_daemon.http.health import Readiness
+from florence_daemon.http.places import Places
 from florence_daemon.http.server import HttpServer
 from florence_daemon.intake import FolderIntake
 from florence_daemon.liveness import Keeper, Liveness
@@ -32,6 +34,7 @@ from florence_daemon.logs import printable
 from florence_daemon.notify import ServiceManager
 from florence_daemon.queue import Job, JobQueue
 from florence_daemon.signals import StopSignal
+from florence_daemon.upkeep import Upkeep
 from florence_daemon.worker import Folders, Worker
 
 log = logging.getLogger(__name__)
@@ -157,14 +160,18 @@ class Daemon:
         intake = FolderIntake(queue, self.ledger, Needs(self.ledger, partial(making_of, config.model)))
         self.watcher = Watcher(config.folders, intake, time.monotonic, liveness.expect("watcher"))
         self.works = Works(config, queue, self.ledger, folders=self.watcher, on_done=on_done, liveness=liveness)
+        places = Places(config.server.max_queued, QUEUED_PATHS)
         app = create_app(
             queue=queue,
+            places=places,
             model_name=config.model.name,
             request_timeout_s=config.server.request_timeout_s,
             status=self.status,
-            is_ready=lambda: self._ready,
+            readiness=self.readiness,
+            actions=Upkeep(self.ledger, self.watcher),
+            allowed_origins=config.server.allowed_origins,
         )
-        self.server = HttpServer(app, config.server)
+        self.server = HttpServer(app, config.server, places)
         self._watching = threading.Thread(target=self.watcher.run, name="watcher", daemon=True)
         http_shows_life = liveness.expect("http")
         self._keeper = Keeper(
@@ -198,22 +205,6 @@ class Daemon:
         self.ledger.close()
         log.info("stopped")
 
-    def retry(self, path: str | None = None) -> int:
-        """Try an image, all below a folder, or all that failed again now; return how many."""
-        failures = [failure for failure in self.ledger.failures() if path is None or _is_meant(path, failure.path)]
-        for failure in failures:
-            self.ledger.settled(failure.path)
-            self.watcher.touch(failure.path)
-        return len(failures)
-
-    def forget(self, path: str) -> bool:
-        """Drop all that is known of an image; what is beside it then counts as written by somebody else."""
-        return self.ledger.forget(path)
-
-    def rescan(self, path: str | None = None) -> int:
-        """Scan the folder of `path`, or all folders, now; return how many."""
-        return self.watcher.rescan(path)
-
     def status(self) -> dict[str, Any]:
         """Everything a person or a program wants to know, as JSON."""
         works = self.works
@@ -231,6 +222,17 @@ class Daemon:
             "folders": [self._folder_status(root) for root in self.watcher.roots],
             "failures": [self._failure_status(each) for each in self.ledger.failures() if os.path.lexists(each.path)],
         }
+
+    def readiness(self) -> Readiness:
+        """How the daemon is doing, for a load balancer: degraded still takes work."""
+        if not self._ready:
+            return Readiness("stopping", ("the daemon takes no new work",))
+        engine = self.works.engine.state()
+        if engine.refuses_for_s:
+            return Readiness("failed", (str(engine.error),))
+        folders = self.watcher.health().reason
+        reasons = [reason for reason in (folders, self.ledger.health, engine.error) if reason]
+        return Readiness("degraded" if reasons else "ok", tuple(printable(reason) for reason in reasons))
 
     def _describe(self) -> str:
         """How the daemon is doing, in a line for the service manager."""
@@ -273,11 +275,6 @@ class Daemon:
             "attempts": failure.attempts,
             "next_try_in_s": None if wait_s is None else round(wait_s, 1),
         }
-
-
-def _is_meant(asked: str, path: str) -> bool:
-    """Tell whether this is the image asked for, as it is or as it is shown, or below the folder asked for."""
-    return asked in (path, printable(path)) or is_inside(path, os.path.abspath(asked))
 
 
 def serve(config: Config) -> int:

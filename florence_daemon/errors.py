@@ -10,6 +10,7 @@ FlorenceError
 ├── CheckpointError      the model cannot be found or loaded       HTTP 503
 ├── EngineError          the engine failed on this picture         HTTP 500
 │   └── EngineCrashed    the engine process ended while working on it
+├── UnknownPath          nothing is known of this path             HTTP 404
 ├── QueueFull            too many requests are waiting             HTTP 503
 ├── Stopping             the daemon takes no new work              HTTP 503
 ├── SidecarError         a sidecar could not be written
@@ -59,6 +60,10 @@ class EngineError(FlorenceError):
 
 class EngineCrashed(EngineError):
     """The engine process ended (killed, out of memory, a decoder's fault) while it worked on a picture."""
+
+
+class UnknownPath(FlorenceError):
+    """A path was named that no list holds, or that is in no watched folder."""
 
 
 class QueueFull(FlorenceError):

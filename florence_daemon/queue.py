@@ -96,6 +96,14 @@ class JobQueue:
             bisect.insort(self._waiting[job.kind], job, key=lambda each: each.number)
             self._changed.notify_all()
 
+    def withdraw(self, job: Job) -> None:
+        """Drop a job that nobody waits for any more, and what it holds in memory; one that runs already goes on."""
+        with self._changed:
+            if job.future.cancel() and job in self._waiting[job.kind]:
+                self._waiting[job.kind].remove(job)
+                self._forget_image(job)
+                self._changed.notify_all()
+
     def claim(
         self,
         timeout_s: float | None,

@@ -47,6 +47,7 @@ class EngineState:
 
     name: unloaded, loading, loaded, restarting (it died, the next one waits a little) or failed.
     unloads_in_s: None while it works, or stays for ever.
+    refuses_for_s: after a load that failed, how long until the next request tries again; None when one would.
     """
 
     name: str
@@ -55,6 +56,7 @@ class EngineState:
     load_s: float | None = None
     unloads_in_s: float | None = None
     error: str | None = None
+    refuses_for_s: float | None = None
 
 
 class Engine:
@@ -130,7 +132,11 @@ class Engine:
                 if self._died_of is not None:
                     return EngineState("restarting", error=self._died_of)
                 name = "unloaded" if self._load_error is None else "failed"
-                return EngineState(name, error=self._load_error)
+                refuses_for_s = self._load_error_s + LOAD_RETRY_S - self._clock()
+                is_refusing = self._load_error is not None and refuses_for_s > 0
+                return EngineState(
+                    name, error=self._load_error, refuses_for_s=round(refuses_for_s, 1) if is_refusing else None
+                )
             if child.loaded is None:
                 return EngineState("loading", child.process.pid)
             unloads_in_s = None

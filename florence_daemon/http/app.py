@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import falcon
+import falcon.media
 
 from florence_daemon import errors
-from florence_daemon.http.health import LiveResource, ReadyResource, StatusResource
+from florence_daemon.http.actions import Actions, ForgetResource, RescanResource, RetryResource
+from florence_daemon.http.contract import error_body
+from florence_daemon.http.health import LiveResource, Readiness, ReadyResource, StatusResource
+from florence_daemon.http.openapi import OpenApiResource
+from florence_daemon.http.places import RETRY_AFTER_S, Places
 from florence_daemon.http.vision import ModelResource, ProcessImageResource, PromptsResource
 from florence_daemon.queue import JobQueue
 
 log = logging.getLogger(__name__)
 
+# Where requests wait for the model, each in a place of its own.
+QUEUED_PATHS = ("/process_image",)
+
 # Domain errors as HTTP errors, most special first, with seconds for Retry-After where trying again helps.
 STATUSES: tuple[tuple[type[errors.FlorenceError], Callable[..., falcon.HTTPError], int | None], ...] = (
     (errors.PromptError, falcon.HTTPBadRequest, None),
     (errors.PictureError, falcon.HTTPBadRequest, None),
-    (errors.QueueFull, falcon.HTTPServiceUnavailable, 2),
+    (errors.UnknownPath, falcon.HTTPNotFound, None),
+    (errors.QueueFull, falcon.HTTPServiceUnavailable, RETRY_AFTER_S),
     (errors.Stopping, falcon.HTTPServiceUnavailable, 10),
     (errors.CheckpointError, falcon.HTTPServiceUnavailable, 30),
     (errors.FlorenceError, falcon.HTTPInternalServerError, None),
@@ -30,29 +39,38 @@ STATUSES: tuple[tuple[type[errors.FlorenceError], Callable[..., falcon.HTTPError
 def create_app(
     *,
     queue: JobQueue,
+    places: Places,
     model_name: str,
     request_timeout_s: float,
     status: Callable[[], dict[str, Any]],
-    is_ready: Callable[[], bool],
+    readiness: Callable[[], Readiness],
+    actions: Actions,
+    allowed_origins: Collection[str] = (),
 ) -> falcon.App[Any, Any]:
     """Wire the resources to what they need."""
-    app = falcon.App()
+    cors: Any = falcon.CORSMiddleware(allow_origins=allowed_origins) if allowed_origins else None
+    app: falcon.App[Any, Any] = falcon.App(middleware=cors)
     app.set_error_serializer(_serialize)
+    app.resp_options.media_handlers[falcon.MEDIA_JSON] = falcon.media.JSONHandler(dumps=_to_json)
     app.add_error_handler(Exception, _unforeseen)
     app.add_error_handler(errors.FlorenceError, _translate)
     app.req_options.keep_blank_qs_values = True
     app.add_route("/model", ModelResource(model_name))
     app.add_route("/prompts", PromptsResource())
-    app.add_route("/process_image", ProcessImageResource(queue, request_timeout_s))
+    app.add_route("/process_image", ProcessImageResource(queue, places, request_timeout_s))
     app.add_route("/health/live", LiveResource())
-    app.add_route("/health/ready", ReadyResource(is_ready))
+    app.add_route("/health/ready", ReadyResource(readiness))
     app.add_route("/status", StatusResource(status))
+    app.add_route("/retry", RetryResource(actions))
+    app.add_route("/forget", ForgetResource(actions))
+    app.add_route("/rescan", RescanResource(actions))
+    app.add_route("/openapi.json", OpenApiResource())
     return app
 
 
-def error_body(text: str) -> bytes:
-    """An error as every client reads it: Python's look for `detail`, PowerShell's for `error`."""
-    return json.dumps({"detail": text, "error": text}).encode("ascii")
+def _to_json(media: Any) -> bytes:
+    """JSON in UTF-8; what UTF-8 cannot hold (bytes of odd file names) stays an escape, which is JSON too."""
+    return json.dumps(media, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 def _serialize(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError) -> None:

@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import falcon
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """How the daemon is doing. state: ok, degraded (it works, though not everywhere), failed or stopping."""
+
+    state: str
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def takes_work(self) -> bool:
+        """Tell whether a load balancer should send requests here."""
+        return self.state in ("ok", "degraded")
 
 
 class LiveResource:
@@ -15,18 +29,22 @@ class LiveResource:
         """Answer."""
         resp.media = {"status": "ok"}
 
+    on_head = on_get
+
 
 class ReadyResource:
-    """`GET /health/ready`: 200 while new work is taken, 503 once the daemon is stopping."""
+    """`GET /health/ready`: 200 while new work is taken, 503 while the model cannot be had, and once it is stopping."""
 
-    def __init__(self, is_ready: Callable[[], bool]) -> None:
-        self._is_ready = is_ready
+    def __init__(self, readiness: Callable[[], Readiness]) -> None:
+        self._readiness = readiness
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Answer."""
-        ready = self._is_ready()
-        resp.status = falcon.HTTP_200 if ready else falcon.HTTP_503
-        resp.media = {"status": "ok" if ready else "stopping"}
+        """Answer with the state and the reasons for it."""
+        now = self._readiness()
+        resp.status = falcon.HTTP_200 if now.takes_work else falcon.HTTP_503
+        resp.media = {"status": now.state, "reasons": list(now.reasons)}
+
+    on_head = on_get
 
 
 class StatusResource:
@@ -38,3 +56,5 @@ class StatusResource:
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer."""
         resp.media = self._status()
+
+    on_head = on_get

@@ -21,6 +21,10 @@ from florence_daemon.tasks import find_task, prompt_tokens
 LIMITS = {"num_beams": (1, 16), "max_new_tokens": (1, 4096)}
 # Several prompts about one picture share its decoding and its vision part; more than there are tasks is a mistake.
 MAX_PROMPTS = 32
+# Far more than a request has; commas in a text count too.
+MAX_JSON_MEMBERS = 10_000
+# The longest phrase that a task takes, in characters; the model's own limit is about a thousand tokens.
+MAX_TEXT = 4000
 PRIORITIES = {"interactive": Kind.HTTP, "backfill": Kind.BACKFILL}
 DATA_URI = re.compile(r"data:[\w.+-]*/?[\w.+-]*(;[\w.+-]+=[^;,]*)*;base64,", re.IGNORECASE)
 
@@ -62,13 +66,23 @@ def read_question(req: falcon.Request) -> Question:
     )
 
 
-def _from_json(req: falcon.Request) -> _Members:
+def read_json(req: falcon.Request) -> dict[str, Any]:
+    """Read a body that must be a JSON object. Raises: falcon.HTTPBadRequest."""
+    body = req.bounded_stream.read()
+    # Each empty list in a text of 32 MB takes 28 times its three bytes; a picture in base64 holds none of these.
+    if sum(map(body.count, (b"[", b"{", b","))) > MAX_JSON_MEMBERS:
+        raise falcon.HTTPBadRequest(description=f"Invalid JSON: it has more than {MAX_JSON_MEMBERS} members")
     try:
-        data = json.loads(req.bounded_stream.read())
+        data = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise falcon.HTTPBadRequest(description=f"Invalid JSON: {error}") from None
     if not isinstance(data, dict):
-        raise falcon.HTTPBadRequest(description="Invalid JSON: an object with the members image and prompt is expected")
+        raise falcon.HTTPBadRequest(description="Invalid JSON: an object with members is expected")
+    return data
+
+
+def _from_json(req: falcon.Request) -> _Members:
+    data = read_json(req)
     members = _Members(others={name: value for name, value in data.items() if value is not None})
     if members.others.get("image") is not None:
         members.picture = decode_base64(members.others["image"])
@@ -136,6 +150,8 @@ def _ask(prompt: Any, others: Mapping[str, Any]) -> Ask:
     text = others.get("text")
     if not isinstance(prompt, str) or not isinstance(text, str | None):
         raise PromptError(f"Invalid prompt: {prompt!r:.80} with text {text!r:.80}: both must be strings")
+    if max(len(prompt), len(text or "")) > MAX_TEXT:
+        raise falcon.HTTPUnprocessableEntity(description=f"prompt and text may have {MAX_TEXT} characters each")
     task, inline = find_task(prompt, text)
     numbers = {name: _number(name, others[name]) for name in LIMITS if name in others}
     return Ask(task.token, inline, **numbers)
@@ -145,6 +161,8 @@ def _number(name: str, value: Any) -> int:
     low, high = LIMITS[name]
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 9:
         value = int(value)
+    elif type(value) is float and value.is_integer():
+        value = int(value)  # JSON has one kind of number
     if type(value) is not int or not low <= value <= high:
         raise falcon.HTTPUnprocessableEntity(description=f"{name}: {value!r:.80} is not a number from {low} to {high}")
     return value

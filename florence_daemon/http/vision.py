@@ -8,6 +8,8 @@ from typing import Any
 import falcon
 
 from florence_daemon.engine.protocol import Done
+from florence_daemon.http.contract import ON_HANG_UP
+from florence_daemon.http.places import Places
 from florence_daemon.http.question import Question, read_question
 from florence_daemon.queue import Job, JobQueue
 from florence_daemon.tasks import prompt_tokens
@@ -23,6 +25,8 @@ class ModelResource:
         """Answer with the configured name; the model need not be loaded for it."""
         resp.media = self._name
 
+    on_head = on_get
+
 
 class PromptsResource:
     """`GET /prompts`: the prompts, a JSON array of strings with angle brackets."""
@@ -31,29 +35,37 @@ class PromptsResource:
         """Answer with PromptGen's seven first."""
         resp.media = prompt_tokens()
 
+    on_head = on_get
+
 
 class ProcessImageResource:
     """`POST /process_image`: a picture and a prompt in, `{"result": …}` out."""
 
-    def __init__(self, queue: JobQueue, request_timeout_s: float) -> None:
+    def __init__(self, queue: JobQueue, places: Places, request_timeout_s: float) -> None:
         self._queue = queue
+        self._places = places
         self._request_timeout_s = request_timeout_s
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Wait for the answer, however long the model takes to load, up to the configured time-out."""
-        question = read_question(req)
-        resp.media = _media(question, self._ask(question))
+        with self._places.take():
+            question = read_question(req)
+            resp.media = _media(question, self._ask(question, req))
 
-    def _ask(self, question: Question) -> Done:
+    def _ask(self, question: Question, req: falcon.Request) -> Done:
         job = Job(question.kind, question.picture, question.asks)
         self._queue.put(job)
+        req.env[ON_HANG_UP](lambda: self._queue.withdraw(job))
         try:
             return job.future.result(self._request_timeout_s)
         except concurrent.futures.TimeoutError:
-            job.future.cancel()
+            self._queue.withdraw(job)
             raise falcon.HTTPGatewayTimeout(
                 description=f"no answer within {self._request_timeout_s:g} s (server.request_timeout_s)"
             ) from None
+        except concurrent.futures.CancelledError:
+            # Nobody reads this; waitress notices that, and sends nothing.
+            raise falcon.HTTPError("499 Client Closed Request", description="the client hung up") from None
 
 
 def _media(question: Question, done: Done) -> dict[str, Any]:

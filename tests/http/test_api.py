@@ -2,78 +2,21 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import socket
-import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
-import httpx
 import pytest
 
-from florence_daemon.config import ModelConfig, ServerConfig
+from florence_daemon.config import ServerConfig
 from florence_daemon.errors import CheckpointError, ConfigError, EngineError, PictureError
-from florence_daemon.folders.ledger import Ledger
-from florence_daemon.folders.records import making_of
-from florence_daemon.http.app import create_app
+from florence_daemon.http.health import Readiness
+from florence_daemon.http.places import Places
 from florence_daemon.http.server import HttpServer
-from florence_daemon.queue import JobQueue
 from florence_daemon.tasks import prompt_tokens
-from florence_daemon.worker import Worker
 from tests.conftest import FakeEngine, done, wait_for
-
-PICTURE = b"\x89PNG the engine is a stand-in and reads nothing"
-BASE64 = base64.b64encode(PICTURE).decode()
-
-
-class Api:
-    """A server whose engine does what the test says."""
-
-    def __init__(self, engine: FakeEngine, config: ServerConfig) -> None:
-        self.engine = engine
-        self.is_ready = True
-        self.queue = JobQueue(config.max_queued)
-        self.worker = Worker(self.queue, engine, Ledger(), partial(making_of, ModelConfig()))
-        app = create_app(
-            queue=self.queue,
-            model_name="some/model",
-            request_timeout_s=config.request_timeout_s,
-            status=lambda: {"queue": self.queue.counts()},
-            is_ready=lambda: self.is_ready,
-        )
-        self.server = HttpServer(app, config)
-        self.server.start()
-        self.thread = threading.Thread(target=self.worker.run)
-        self.thread.start()
-        self.http = httpx.Client(base_url=self.server.address, timeout=30)
-
-    def process(self, **members: Any) -> httpx.Response:
-        return self.http.post("/process_image", json={"image": BASE64, "prompt": "<CAPTION>"} | members)
-
-    def close(self) -> None:
-        self.worker.stop()
-        self.queue.close()
-        self.thread.join()
-        self.http.close()
-        self.server.stop()
-
-
-@pytest.fixture
-def api(engine: FakeEngine) -> Iterator[Api]:
-    server = Api(engine, ServerConfig(port=0, max_body_mb=1, max_queued=3, request_timeout_s=20))
-    yield server
-    server.close()
-
-
-def error_of(response: httpx.Response) -> str:
-    body = response.json()
-    assert set(body) == {"detail", "error"}
-    assert body["detail"] == body["error"]
-    return str(body["detail"])
+from tests.http.api import BASE64, PICTURE, Api, error_of
 
 
 def test_model_is_a_bare_string(api: Api) -> None:
@@ -203,17 +146,6 @@ def test_members_out_of_range_are_named(api: Api, members: dict[str, Any]) -> No
     assert next(iter(members)) in error_of(response)
 
 
-def test_too_large_body_is_refused_by_its_length(api: Api) -> None:
-    host, port = api.server.address.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), 10) as client:
-        client.sendall(
-            b"POST /process_image HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 99999999\r\n\r\n"
-        )
-        answer = client.makefile("rb").read()
-    assert answer.startswith(b"HTTP/1.1 413")
-    assert set(json.loads(answer.partition(b"\r\n\r\n")[2])) == {"detail", "error"}
-
-
 def test_unknown_address_and_method_answer_in_the_same_form(api: Api) -> None:
     assert api.http.get("/nothing").status_code == 404
     error_of(api.http.get("/nothing"))
@@ -267,11 +199,13 @@ def test_request_without_an_answer_in_time_is_given_up_with_504(engine: FakeEngi
 
 def test_readiness_ends_with_the_stop(api: Api) -> None:
     assert api.http.get("/health/ready").status_code == 200
-    api.is_ready = False
-    assert api.http.get("/health/ready").status_code == 503
+    api.readiness = Readiness("stopping", ("the daemon takes no new work",))
+    stopping = api.http.get("/health/ready")
+    assert stopping.status_code == 503
+    assert stopping.json() == {"status": "stopping", "reasons": ["the daemon takes no new work"]}
 
 
 def test_port_in_use_says_what_to_do(api: Api) -> None:
     port = int(api.server.address.rpartition(":")[2])
     with pytest.raises(ConfigError, match=r"cannot be listened on.*--host and --port"):
-        HttpServer(None, ServerConfig(port=port))
+        HttpServer(None, ServerConfig(port=port), Places(1, ()))

@@ -1,0 +1,224 @@
+"""The API's description at `/openapi.json`, built from the limits and the tasks that the resources themselves use."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import falcon
+
+from florence_daemon import __version__
+from florence_daemon.http.question import LIMITS, MAX_PROMPTS, MAX_TEXT, PRIORITIES
+from florence_daemon.tasks import TASKS, prompt_tokens
+
+Schema = dict[str, Any]
+
+# Base64 with white space anywhere, alone or in a data URI.
+_QUAD = r"([A-Za-z0-9+/]\s*){4}"
+BASE64 = rf"^\s*({_QUAD})*({_QUAD}|([A-Za-z0-9+/]\s*){{3}}=|([A-Za-z0-9+/]\s*){{2}}=\s*=)\s*$"
+REGION = r"^(<loc_[0-9]{1,3}>){4}$"
+PHRASE = r"\S"
+
+ERRORS = {
+    "400": "The request, its prompt or its picture cannot be understood",
+    "401": "The token is missing or wrong",
+    "403": "The host is not this server's, or the page is another site's",
+    "404": "Nothing is known of this path",
+    "408": "The request did not arrive whole in time",
+    "413": "The request is larger than server.max_body_mb",
+    "415": "Another Content-Type",
+    "422": "A member is missing or out of range; it is named",
+    "431": "The headers are too large",
+    "500": "The engine failed on this picture",
+    "503": "Busy, stopping, or the model cannot be had; Retry-After says when to try again",
+    "504": "No answer within server.request_timeout_s",
+}
+EVERYWHERE = ("400", "401", "403", "408", "413", "431")
+
+
+class OpenApiResource:
+    """`GET /openapi.json`."""
+
+    def __init__(self) -> None:
+        self._text = json.dumps(document())
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Answer."""
+        resp.content_type = falcon.MEDIA_JSON
+        resp.text = self._text
+
+    on_head = on_get
+
+
+def document() -> Schema:
+    """The whole description, as OpenAPI 3.1."""
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Florence Daemon", "version": __version__, "license": {"name": "MIT", "identifier": "MIT"}},
+        "servers": [{"url": "/"}],
+        "security": [{}, {"token": []}],
+        "paths": {path: {method: operation} for path, method, operation in _operations()},
+        "components": {
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": "server.token"}},
+            "schemas": {"Error": _error(), "Result": _result(), "Status": _status()},
+            "responses": {code: _error_response(code) for code in ERRORS},
+        },
+    }
+
+
+def _operations() -> list[tuple[str, str, Schema]]:
+    name = {"type": "string", "minLength": 1}
+    state = {"enum": ["ok", "degraded", "failed", "stopping"]}
+    reasons = {"type": "array", "items": {"type": "string"}}
+    ready = _object({"status": state, "reasons": reasons})
+    alive = _object({"status": {"const": "ok"}})
+    return [
+        ("/process_image", "post", _process_image()),
+        ("/model", "get", _get("model", "The model's name", name)),
+        ("/prompts", "get", _get("prompts", "The prompts", {"type": "array", "items": {"enum": prompt_tokens()}})),
+        ("/status", "get", _get("status", "Model, queue, folders, failures", {"$ref": "#/components/schemas/Status"})),
+        (
+            "/health/live",
+            "get",
+            _get("live", "The process answers", alive, is_open=True),
+        ),
+        ("/health/ready", "get", _ready(ready)),
+        ("/openapi.json", "get", _get("openapi", "This description", {"type": "object"})),
+        ("/retry", "post", _action("retry", "Try failed images again, all or those at or below path", "retried")),
+        ("/forget", "post", _action("forget", "Drop what is noted of the images at or below path", "forgotten", True)),
+        ("/rescan", "post", _action("rescan", "Look at the folders now, all or those of path", "rescanned")),
+    ]
+
+
+def _get(name: str, summary: str, schema: Schema, *, is_open: bool = False) -> Schema:
+    operation: Schema = {
+        "operationId": name,
+        "summary": summary,
+        "responses": {"200": _json("The answer", schema), **_errors()},
+    }
+    return operation | ({"security": []} if is_open else {})
+
+
+def _ready(schema: Schema) -> Schema:
+    operation = _get("ready", "Whether work is taken: 200 while ok or degraded", schema, is_open=True)
+    operation["responses"]["503"] = _json("failed (the model cannot be loaded) or stopping", schema)
+    return operation
+
+
+def _action(name: str, summary: str, counted: str, needs_path: bool = False) -> Schema:
+    path: Schema = {"type": "string", "pattern": "^/[A-Za-z0-9/._-]+$", "description": "on the daemon's machine"}
+    body = _object({"path": path if needs_path else {"anyOf": [path, {"type": "null"}]}})
+    body |= {"required": ["path"] if needs_path else [], "additionalProperties": False}
+    return {
+        "operationId": name,
+        "summary": summary,
+        "requestBody": {"required": needs_path, "content": {"application/json": {"schema": body}}},
+        "responses": {
+            "200": _json("How many", _object({counted: {"type": "integer", "minimum": 0}})),
+            **_errors("404", "415", "422"),
+        },
+    }
+
+
+def _process_image() -> Schema:
+    results = {
+        "type": "array",
+        "items": _object({"prompt": {"enum": prompt_tokens()}, "result": {"$ref": "#/components/schemas/Result"}}),
+    }
+    answer = {"anyOf": [_object({"result": {"$ref": "#/components/schemas/Result"}}), _object({"results": results})]}
+    base64 = {"type": "string", "pattern": BASE64, "description": "base64, or a data URI with it"}
+    binary = {"type": "string", "contentMediaType": "application/octet-stream", "minLength": 1}
+    content = {
+        "application/json": {"schema": {"anyOf": [*_one_prompt(base64, knows_null=True), _several_prompts(base64)]}},
+        "multipart/form-data": {"schema": {"anyOf": _one_prompt(binary, knows_null=False)}},
+    }
+    return {
+        "operationId": "process_image",
+        "summary": "Ask about a picture",
+        "description": "Prompts may be in any case, with or without their brackets, with their text behind them. The "
+        "body may also be the bare picture (Content-Type: image/*), the other members in the query.",
+        "requestBody": {"required": True, "content": content},
+        "responses": {"200": _json("The answer", answer), **_errors("415", "422", "500", "503", "504")},
+    }
+
+
+def _one_prompt(picture: Schema, *, knows_null: bool) -> list[Schema]:
+    """A picture and a prompt, with the text that the prompt needs."""
+    text: Schema = {"type": "string", "maxLength": MAX_TEXT}
+    texts = {"text": text | {"pattern": PHRASE}, "region": {"type": "string", "pattern": REGION}}
+    branches = []
+    for need in ("nothing", "text or nothing", "text", "region"):
+        prompt = {"prompt": {"enum": [task.token for task in TASKS if task.needs == need]}}
+        needed = {"text": texts[need]} if need in texts else {}
+        optional = {"text": text if need == "text or nothing" else False}
+        branches.append(_asking({"image": picture, **prompt, **needed}, optional, knows_null))
+    return branches
+
+
+def _several_prompts(picture: Schema) -> Schema:
+    plain = {"enum": [task.token for task in TASKS if task.needs == "nothing"]}
+    prompts = {"type": "array", "items": plain, "minItems": 1, "maxItems": MAX_PROMPTS}
+    return _asking({"image": picture, "prompts": prompts}, {"text": False}, knows_null=True)
+
+
+def _asking(needed: Schema, optional: Schema, knows_null: bool) -> Schema:
+    """A request's members; knows_null: in JSON, null is a member that is left out."""
+    numbers = {name: {"type": "integer", "minimum": low, "maximum": high} for name, (low, high) in LIMITS.items()}
+    others: Schema = optional | numbers | {"priority": {"enum": sorted(PRIORITIES)}}
+    if knows_null:
+        others = {name: {"anyOf": [schema, {"type": "null"}]} for name, schema in others.items()}
+    return _object(others | needed, required=list(needed))
+
+
+def _result() -> Schema:
+    numbers = {"type": "array", "items": {"type": "number"}}
+    places = {
+        "bboxes": {"type": "array", "items": numbers},
+        "quad_boxes": {"type": "array", "items": numbers},
+        "polygons": {"type": "array", "items": {"type": "array", "items": numbers}},
+    }
+    labels = {"type": "array", "items": {"type": "string"}}
+    names = dict.fromkeys(("labels", "bboxes_labels", "polygons_labels"), labels)
+    return {
+        "description": "Text, or places in pixels of the upright picture",
+        "anyOf": [{"type": "string"}, _object(places | names, required=[])],
+    }
+
+
+def _status() -> Schema:
+    failure = _object(
+        {"path": {"type": "string"}, "reason": {"type": "string"}, "attempts": {"type": "integer", "minimum": 1}}
+    )
+    folder = _object({"path": {"type": "string"}, "health": {"enum": ["ok", "degraded", "failed"]}})
+    members: Schema = {
+        "version": {"type": "string"},
+        "uptime_s": {"type": "number", "minimum": 0},
+        "model": _object({"name": {"type": "string"}, "state": {"type": "string"}}),
+        "queue": {"type": "object", "additionalProperties": {"type": "integer"}},
+        "folders": {"type": "array", "items": folder},
+        "failures": {"type": "array", "items": failure},
+    }
+    return _object(members)
+
+
+def _error() -> Schema:
+    text = {"type": "string", "minLength": 1}
+    return _object({"detail": text, "error": text}) | {"description": "The same text twice"}
+
+
+def _errors(*codes: str) -> Schema:
+    return {code: {"$ref": f"#/components/responses/{code}"} for code in sorted({*EVERYWHERE, *codes})}
+
+
+def _error_response(code: str) -> Schema:
+    response = _json(ERRORS[code], {"$ref": "#/components/schemas/Error"})
+    header = {"401": "WWW-Authenticate", "503": "Retry-After"}.get(code)
+    return response | ({"headers": {header: {"schema": {"type": "string"}}}} if header else {})
+
+
+def _json(description: str, schema: Schema) -> Schema:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def _object(members: Schema, required: list[str] | None = None) -> Schema:
+    return {"type": "object", "properties": members, "required": list(members) if required is None else required}

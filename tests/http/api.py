@@ -1,0 +1,156 @@
+"""The real server on a real socket, with a stand-in for the engine behind the real queue and worker."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import httpx
+
+from florence_daemon.config import ModelConfig, ServerConfig
+from florence_daemon.errors import UnknownPath
+from florence_daemon.folders.ledger import Ledger
+from florence_daemon.folders.records import making_of
+from florence_daemon.http.app import QUEUED_PATHS, create_app
+from florence_daemon.http.health import Readiness
+from florence_daemon.http.places import Places
+from florence_daemon.http.server import HttpServer
+from florence_daemon.queue import JobQueue
+from florence_daemon.worker import Worker
+from tests.conftest import FakeEngine
+
+PICTURE = b"\x89PNG the engine is a stand-in and reads nothing"
+BASE64 = base64.b64encode(PICTURE).decode()
+
+
+class FakeActions:
+    """Knows one failed image, `/pictures/broken.jpg`; notes what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str | None]] = []
+
+    def retry(self, path: str | None) -> int:
+        return self._do("retry", path)
+
+    def forget(self, path: str) -> int:
+        return self._do("forget", path)
+
+    def rescan(self, path: str | None) -> int:
+        return self._do("rescan", path)
+
+    def _do(self, what: str, path: str | None) -> int:
+        if path is not None and not "/pictures/broken.jpg".startswith(path):
+            raise UnknownPath(f"{path}: nothing is known of it")
+        self.told.append((what, path))
+        return 1
+
+
+class Api:
+    """A server whose engine does what the test says."""
+
+    def __init__(self, engine: FakeEngine, config: ServerConfig) -> None:
+        self.engine = engine
+        self.readiness = Readiness("ok")
+        self.actions = FakeActions()
+        self.queue = JobQueue(config.max_queued)
+        self.worker = Worker(self.queue, engine, Ledger(), partial(making_of, ModelConfig()))
+        places = Places(config.max_queued, QUEUED_PATHS)
+        app = create_app(
+            queue=self.queue,
+            places=places,
+            model_name="some/model",
+            request_timeout_s=config.request_timeout_s,
+            status=self._status,
+            readiness=lambda: self.readiness,
+            actions=self.actions,
+            allowed_origins=config.allowed_origins,
+        )
+        self.server = HttpServer(app, config, places)
+        self.server.start()
+        self.port = int(self.server.address.rpartition(":")[2])
+        self.thread = threading.Thread(target=self.worker.run)
+        self.thread.start()
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
+
+    def _status(self) -> dict[str, Any]:
+        return {
+            "version": "1",
+            "uptime_s": 1.0,
+            "model": {"name": "some/model", "state": "unloaded"},
+            "queue": self.queue.counts(),
+            "folders": [],
+            "failures": [],
+        }
+
+    def process(self, **members: Any) -> httpx.Response:
+        return self.http.post("/process_image", json={"image": BASE64, "prompt": "<CAPTION>"} | members)
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), 30)
+
+    def send(self, raw: bytes) -> Answer:
+        """Send bytes as they are, and read one answer to its end."""
+        with self.connect() as client:
+            client.sendall(raw)
+            return read_answer(client)
+
+    def close(self) -> None:
+        self.worker.stop()
+        self.queue.close()
+        self.thread.join()
+        self.http.close()
+        self.server.stop()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer as it came over the socket; status 0 when there was none."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def error(self) -> str:
+        members = json.loads(self.body)
+        assert set(members) == {"detail", "error"}
+        assert members["detail"] == members["error"]
+        return str(members["detail"])
+
+
+def read_answer(client: socket.socket) -> Answer:
+    """Read one answer, or nothing when the connection is closed without one."""
+    with client.makefile("rb") as file, contextlib.suppress(ConnectionResetError):
+        first = file.readline()
+        if not first:
+            return Answer(0, {}, b"")
+        pairs = (line.decode("latin-1").split(":", 1) for line in iter(file.readline, b"\r\n") if line)
+        headers = {name.lower(): value.strip() for name, value in pairs}
+        return Answer(int(first.split()[1]), headers, file.read(int(headers["content-length"])))
+    return Answer(0, {}, b"")
+
+
+def error_of(response: httpx.Response) -> str:
+    body = response.json()
+    assert set(body) == {"detail", "error"}
+    assert body["detail"] == body["error"]
+    return str(body["detail"])
+
+
+@contextlib.contextmanager
+def serving(engine: FakeEngine, **settings: Any) -> Iterator[Api]:
+    """An API with these settings of the server."""
+    api = Api(engine, ServerConfig(port=0, **settings))
+    try:
+        yield api
+    finally:
+        for future in engine.waiting:
+            future.cancel()
+        api.close()
