@@ -63,9 +63,9 @@ class Watcher:
             root.pause(path, reason)
 
     def is_paused(self, path: str) -> bool:
-        """Tell whether `path` must wait until its folder can be written again; from any thread."""
+        """Tell whether `path` must wait until its folder can be written again, or answers again; from any thread."""
         root = self._root_of(path)
-        return root is not None and root.pauses.holds(path)
+        return root is not None and (root.pauses.holds(path) or self._silent_s(root) > HANGS_S)
 
     def rescan(self, path: str | None = None) -> int:
         """Scan the root of `path`, or all, now; return how many there are to scan. From any thread."""
@@ -80,10 +80,14 @@ class Watcher:
 
     def health_of(self, root: RootWatcher) -> Health:
         """How one of `roots` is doing; asked from outside, since a folder that hangs cannot tell."""
-        if root.ticked_s is not None and self._clock() - root.ticked_s > HANGS_S:
-            silent_s = self._clock() - root.ticked_s
+        silent_s = self._silent_s(root)
+        if silent_s > HANGS_S:
             return Health("failed", f"its file system has not answered for {silent_s:.0f} s; the others go on")
         return root.health()
+
+    def _silent_s(self, root: RootWatcher) -> float:
+        """For how long the folder's thread has been in one step, or asleep."""
+        return 0.0 if root.ticked_s is None else self._clock() - root.ticked_s
 
     def run(self) -> None:
         """Watch until `stop`."""

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from benchmarks.faults.fake_engine import FakeSettings
 from benchmarks.faults.pictures import write_jpegs
-from benchmarks.faults.process import DaemonProcess, wait_for
+from benchmarks.faults.process import DaemonProcess, wait_for, watching
 from tests.faults.conftest import Figure, StartDaemon
 
 POLL_S, SETTLE_S = 2.0, 0.2
@@ -30,20 +35,40 @@ def delays_s(daemon: DaemonProcess, behind: Path, seen: Path) -> list[float]:
     return found
 
 
+needs_bindfs = pytest.mark.skipif(
+    shutil.which("bindfs") is None, reason="needs bindfs, a file system that shows another directory"
+)
+
+
 @pytest.fixture
 def share(tmp_path: Path, folder: Path) -> Iterator[Path]:
     """The directory behind `folder`, which becomes a FUSE file system over it."""
-    if shutil.which("bindfs") is None:
-        pytest.skip("needs bindfs, a file system that shows another directory")
     behind = tmp_path / "behind"
     behind.mkdir()
-    mounted = subprocess.run(["bindfs", str(behind), str(folder)], capture_output=True, text=True, check=False)
-    if mounted.returncode != 0:
-        pytest.skip(f"this machine mounts no FUSE file system: {mounted.stderr.strip()}")
-    yield behind
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    with mount_over(folder, behind):
+        yield behind
 
 
+@contextmanager
+def mount_over(folder: Path, behind: Path) -> Iterator[int]:
+    """Show `behind` at `folder`; give the id of the process that does."""
+    process = subprocess.Popen(["bindfs", "-f", str(behind), str(folder)], stderr=subprocess.PIPE, text=True)
+    while not os.path.ismount(folder):
+        if process.poll() is not None:
+            assert process.stderr is not None
+            pytest.skip(f"this machine mounts no FUSE file system: {process.stderr.read().strip()}")
+        time.sleep(0.02)
+    try:
+        yield process.pid
+    finally:
+        os.kill(process.pid, signal.SIGCONT)
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+        process.wait(10)
+        assert process.stderr is not None
+        process.stderr.close()
+
+
+@needs_bindfs
 def test_share_that_is_written_from_elsewhere_is_polled(
     start: StartDaemon, share: Path, folder: Path, figure: Figure
 ) -> None:
@@ -64,3 +89,23 @@ def test_folder_that_is_polled_by_setting_needs_no_events(start: StartDaemon, fo
     slowest_s = max(delays_s(daemon, folder, folder))
     assert daemon.status()["folders"][0]["watching"] == f"scanned every {POLL_S:g} s"
     figure(f"events off: {slowest_s:.1f} s at the most")
+
+
+@needs_bindfs
+def test_share_that_hangs_holds_up_no_other_folder(tmp_path: Path, folder: Path, figure: Figure) -> None:
+    hung, behind = tmp_path / "hung", tmp_path / "behind"
+    hung.mkdir()
+    behind.mkdir()
+    folders = [json.loads(watching(path, poll_s=1.0))["folders"][0] for path in (hung, folder)]
+    config = json.dumps({"model": {"name": "demo"}, "folders": folders})
+    with mount_over(hung, behind) as server, DaemonProcess(tmp_path / "home", config, fake=FakeSettings()) as daemon:
+        write_jpegs(behind, [1])
+        wait_for((behind / "00001.txt").exists, 10, "a caption on the share while it answers")
+        os.kill(server, signal.SIGSTOP)
+        time.sleep(2.0)  # the share's next scan hangs by now
+        slowest_s = max(delays_s(daemon, folder, folder))
+        began_s = time.monotonic()
+        assert daemon.stop() == 0
+        stopped_s = time.monotonic() - began_s
+        os.kill(server, signal.SIGCONT)
+    figure(f"a share that hangs: the other folder's captions after {slowest_s:.1f} s, stop after {stopped_s:.1f} s")

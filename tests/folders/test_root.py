@@ -235,6 +235,9 @@ def test_folder_that_does_not_answer_is_said_and_holds_up_no_other(
     clock[0] += HANGS_S + 1
     health = watcher.health_of(watcher.roots[0])
     assert health == Health("failed", "its file system has not answered for 61 s; the others go on")
+    assert watcher.is_paused(str(dead / "b.jpg"))
+    watcher.roots[1].wake.set()
+    wait_for(lambda: not watcher.is_paused(str(well / "b.jpg")), 10, "the other folder's next step")
     answers.set()
     watcher.stop()
     thread.join()
