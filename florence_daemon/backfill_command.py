@@ -38,7 +38,7 @@ def list_work(work: Backfill, *, as_json: bool) -> int:
 def run_backfill(work: Backfill, config: Config, servers: Sequence[str], *, as_json: bool) -> int:
     """Caption everything, here or through `servers`; return the exit code."""
     # The failures are listed at the end; a line for each would run through the progress bar.
-    logging.getLogger("florence_daemon.worker").setLevel(logging.ERROR)
+    logging.getLogger("florence_daemon.job_log").setLevel(logging.ERROR)
     total = sum(1 for _ in work.images())
     if not total:
         _say("nothing to do: every picture has its sidecars")

@@ -11,9 +11,9 @@ from florence_daemon.config import Config
 from florence_daemon.daemon import Daemon, wait_and_stop
 from florence_daemon.demo_pictures import draw_picture
 from florence_daemon.engine.protocol import Done
+from florence_daemon.job_log import describe
 from florence_daemon.queue import Job
 from florence_daemon.signals import StopSignal
-from florence_daemon.worker import describe
 
 SAMPLES = 6
 

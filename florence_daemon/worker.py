@@ -28,6 +28,7 @@ from florence_daemon.errors import (
 from florence_daemon.folders.ledger import Ledger
 from florence_daemon.folders.needs import Makes
 from florence_daemon.folders.settle import stamp_of
+from florence_daemon.job_log import describe, log_done, log_failed
 from florence_daemon.liveness import SHOW_S
 from florence_daemon.logs import printable
 from florence_daemon.queue import Image, Job, JobQueue, Kind
@@ -225,30 +226,31 @@ class Worker:
                 self._writer.write(job.image, done)
                 self._count(captioned=1)
         except FlorenceError as error:
-            self._fail(job, error)
+            self._fail(job, error, started_s)
         except Exception as error:
             log.exception("%s: failed in a way nobody foresaw", describe(job))
-            self._fail(job, FlorenceError(f"failed: {error!r}"))
+            self._fail(job, FlorenceError(f"failed: {error!r}"), started_s)
         else:
             self._queue.finish(job)
-            self._log_done(job, done, self._clock() - started_s)
+            log_done(job, done, self._clock() - started_s)
             self._on_done(job, done)
             job.future.set_result(done)
 
-    def _fail(self, job: Job, error: FlorenceError) -> None:
+    def _fail(self, job: Job, error: FlorenceError, started_s: float) -> None:
         if job.kind is Kind.FOLDER and isinstance(error, CheckpointError):
             # Not the picture's fault: it waits until the model can be had.
             self._paused_until_s = self._clock() + PAUSE_S
             self._queue.put_back(job)
             return
         self._queue.finish(job)
+        reason = printable(reason_of(error, job.image.path if job.image else ""))
+        log_failed(job, error, reason, self._clock() - started_s)
         if job.image is not None:
-            self._note_failure(job.kind, job.image, error)
+            self._note_failure(job.kind, job.image, error, reason)
         job.future.set_exception(error)
 
-    def _note_failure(self, kind: Kind, image: Image, error: FlorenceError) -> None:
+    def _note_failure(self, kind: Kind, image: Image, error: FlorenceError, reason: str) -> None:
         """List the image with its reason, unless it is only late: stopped, blocked, changed or deleted meanwhile."""
-        reason = printable(reason_of(error, image.path))
         if isinstance(error, Stopping | CheckpointError):
             self._ledger.release(image.path)
         elif isinstance(error, PictureChanged) or stamp_of(image.path) is None:
@@ -260,7 +262,6 @@ class Worker:
                 self._folders.pause(image.path, reason)
         else:
             self._list_failure(image, reason, error)
-        log.warning("%s: not captioned: %s", printable(image.path), reason)
 
     def _list_failure(self, image: Image, reason: str, error: FlorenceError) -> None:
         self._count(failed=1)
@@ -274,14 +275,6 @@ class Worker:
         )
         if wait_s is not None:
             self._folders.touch(image.path, wait_s)
-
-    def _log_done(self, job: Job, done: Done, seconds: float) -> None:
-        stages = done.stages
-        log.info(
-            "%s: %s in %.2f s (decode %.3f, vision %.3f, text %.3f)",
-            describe(job), " ".join(ask.prompt for ask in job.asks), seconds,
-            stages.decode_s, stages.vision_s, stages.text_s,
-        )  # fmt: skip
 
     def _count(self, *, captioned: int = 0, failed: int = 0) -> None:
         with self._count_lock:
@@ -298,12 +291,3 @@ def may_heal(error: FlorenceError) -> bool:
 def reason_of(error: FlorenceError, path: str) -> str:
     """What went wrong, without the picture's path, which the reader sees already."""
     return str(error).removeprefix(path).lstrip(": ")
-
-
-def describe(job: Job) -> str:
-    """What a log line calls a job: the image's path, or the size of what was sent."""
-    if job.image is not None:
-        return printable(job.image.path)
-    if isinstance(job.picture, str):
-        return printable(job.picture)
-    return f"request of {len(job.picture):,} bytes"

@@ -101,7 +101,7 @@ class RunningDaemon:
             stdout=self._file,
             env=clean_environment(directory),
         )
-        found = wait_for(lambda: re.search(r"answers at (http://\S+)", self.text()) or self.process.poll(), 30)
+        found = wait_for(lambda: re.search(r'answers at (http://[^\s"]+)', self.text()) or self.process.poll(), 30)
         assert not isinstance(found, int), self.text()
         self.url = found[1]
 

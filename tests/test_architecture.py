@@ -85,6 +85,7 @@ LAYERS = {
     "engine.process": 5,
     "engine.child": 12,
     "queue": 4,
+    "job_log": 5,
     "sidecar_writer": 6,
     "worker": 7,
     "intake": 8,

@@ -10,12 +10,20 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from florence_daemon.logs import choose_formatter, fields, is_journal, printable, relay
+from tests.conftest import RunningDaemon, wait_for
+from tests.pictures import jpeg
 
+StartDaemon = Callable[..., RunningDaemon]
+
+IMAGE = {"Content-Type": "image/jpeg"}
 ODD = "line\nbreak\r\x1b[31m\udcff\u2028.jpg"
 
 
@@ -105,3 +113,32 @@ def test_thread_that_ends_by_an_error_is_logged_like_everything_else() -> None:
     assert "careful" in careful["message"]
     assert (ended["level"], ended["message"][:26]) == ("critical", "the thread worker ended: Z")
     assert "in <lambda>" in ended["traceback"]
+
+
+def test_every_job_leaves_one_line_whatever_its_outcome(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "two\nlines.jpg").write_bytes(jpeg())
+    (folder / "text.jpg").write_bytes(b"no picture")
+    daemon = start_daemon("--watch", str(folder), "--log-format", "json")
+    httpx.post(f"{daemon.url}/process_image?prompt=CAPTION", content=jpeg(), headers=IMAGE, timeout=60)
+    httpx.post(f"{daemon.url}/process_image?prompt=CAPTION", content=b"nothing", headers=IMAGE, timeout=60)
+    wait_for(lambda: daemon.text().count('"event": "job"') >= 4, 60)
+    assert daemon.stop() == 0
+    said = [json.loads(line) for line in daemon.text().splitlines()]
+    jobs = sorted((job for job in said if job.get("event") == "job"), key=lambda job: (job["kind"], job["outcome"]))
+    assert [(job["kind"], job["outcome"], job["level"]) for job in jobs] == [
+        ("folder", "captioned", "info"),
+        ("folder", "failed", "warning"),
+        ("http", "answered", "info"),
+        ("http", "failed", "info"),
+    ]
+    captioned, failed, answered, refused = jobs
+    assert captioned["path"] == str(folder / r"two\nlines.jpg")
+    assert captioned["prompts"] == ["<MORE_DETAILED_CAPTION>", "<GENERATE_TAGS>"]
+    assert captioned["seconds"] >= captioned["decode_s"] + captioned["text_s"] > 0
+    assert (failed["path"], failed["error"]) == (str(folder / "text.jpg"), "PictureError")
+    assert failed["message"] == f"{failed['path']}: not captioned: {failed['reason']}"
+    assert answered["path"] is None
+    assert answered["message"].startswith(f"request of {len(jpeg()):,} bytes: <CAPTION> in ")
+    assert "is not a picture" in refused["reason"]
