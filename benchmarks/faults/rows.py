@@ -29,7 +29,7 @@ FOLDERS = (
         "2",
         "The watcher is dead but looks alive; a folder is removed and made again, unmounted and mounted again",
         "Every 10 s the watchers and each folder's identity are checked; what is dead is built anew and scanned",
-        ("tests/faults/test_row_02_dead_watchers.py",),
+        ("tests/faults/test_row_02_dead_watcher.py",),
     ),
     Row(
         "3",
@@ -42,7 +42,7 @@ FOLDERS = (
         "4",
         "Files that arrive without being closed: renamed, moved or linked in, in new folders",
         "Every kind of event counts; a new folder is scanned and watched",
-        ("tests/faults/test_row_04_arrivals.py",),
+        ("tests/faults/test_row_04_ways_of_arriving.py",),
     ),
     Row(
         "5",
@@ -68,19 +68,19 @@ FOLDERS = (
         "8",
         "Network shares, which send no events",
         "Folders on such file systems are polled",
-        ("tests/faults/test_row_08_no_events.py",),
+        ("tests/faults/test_row_08_silent_shares.py",),
     ),
     Row(
         "9",
         "The system has no watches left",
         "The folder is polled instead, and health says `degraded` and why",
-        ("tests/faults/test_row_09_no_watches.py",),
+        ("tests/faults/test_row_09_inotify_limits.py",),
     ),
     Row(
         "10",
         "An unmount looks like a deletion",
         "What is absent is not deleted; nothing is written below an empty mount point",
-        ("tests/faults/test_row_10_unmounted.py",),
+        ("tests/faults/test_row_10_unmounts.py",),
     ),
     Row(
         "11",

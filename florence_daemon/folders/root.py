@@ -34,7 +34,7 @@ WINDOW = 2_000
 # Events may bring so many more, so that a new picture need not wait for the end of a long first scan.
 EVENTS_WINDOW = 8_000
 # Seconds between two looks whether there is room for a scan to go on.
-FULL_S = 0.1
+FULL_S = 0.05
 
 
 class Intake(Protocol):
