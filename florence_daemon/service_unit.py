@@ -198,7 +198,8 @@ def _network(service: Service) -> str:
     if not service.is_system:  # a person's service manager cannot enforce it
         return ""
     return f"""\
-# Nothing beyond can be reached, so no picture can leave: `service install` has downloaded the model.
+# No other network is reached, so no picture leaves; `service install` has downloaded the model. (systemd needs control
+# groups of version 2 for it, and BPF; it does without where the kernel has none.)
 IPAddressDeny=any
 IPAddressAllow={" ".join(("localhost", *service.networks))}
 """
