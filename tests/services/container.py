@@ -92,7 +92,7 @@ class Container:
     @staticmethod
     def _enter(leader: int, *command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            ["nsenter", f"--target={leader}", *["-m", "-u", "-i", "-n", "-p", "-C", "--wd=/", "--"], *command],
+            ["nsenter", f"--target={leader}", *["-m", "-u", "-i", "-n", "-p", "-C", "--wdns=/", "--"], *command],
             capture_output=True,
             text=True,
             timeout=180,

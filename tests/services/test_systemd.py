@@ -67,9 +67,12 @@ def wait_for_caption(sidecar: Path) -> None:
 
 def restarted(container: Container, old_pid: str) -> Callable[[], bool]:
     """Whether systemd has started another process, which is ready."""
-    return lambda: (
-        container.show("ActiveState", "SubState") == ["active", "running"] and (container.show("MainPID") != [old_pid])
-    )
+
+    def is_restarted() -> bool:
+        state, pid = container.show("SubState", "MainPID")
+        return state == "running" and pid not in (old_pid, "0")
+
+    return is_restarted
 
 
 def send(container: Container, signal: str) -> None:
