@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import florence_daemon
 from florence_daemon import service_paths
-from florence_daemon.config import Config, ServerConfig
+from florence_daemon.config import Config, is_loopback
 from florence_daemon.config_file import state_directory
 from florence_daemon.service_unit import CACHE, LOCAL_NETWORKS, Service
 
@@ -62,7 +61,7 @@ def plan_service(config: Config, path: Path, machine: Machine, *, is_system: boo
         writable=tuple(each for each in writable if not service_paths.is_hidden(each)),
         shown_writable=tuple(each for each in writable if service_paths.is_hidden(each)),
         shown=tuple(each for each in service_paths.outermost(seen) if service_paths.is_hidden(each)),
-        networks=() if _is_loopback(config.server) else LOCAL_NETWORKS,
+        networks=() if is_loopback(config.server.host) else LOCAL_NETWORKS,
         has_gpu=_wants_gpu(config.model.device, machine),
         groups=machine.groups,
     )
@@ -74,14 +73,6 @@ def _own_directories(config: Config, machine: Machine, *, is_system: bool) -> tu
     if is_system:
         return (state,) if config.state.dir is not None else ()
     return (state, machine.hub)
-
-
-def _is_loopback(server: ServerConfig) -> bool:
-    if server.host == "localhost":
-        return True
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(server.host).is_loopback
-    return False
 
 
 def _wants_gpu(device: str, machine: Machine) -> bool:

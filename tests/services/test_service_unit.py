@@ -102,7 +102,7 @@ def test_own_service_keeps_models_and_state_where_the_person_has_them() -> None:
 
 def test_system_service_reaches_no_network_that_it_does_not_serve() -> None:
     def reached(host: str) -> str:
-        config = Config(server=ServerConfig(host=host))
+        config = Config(server=ServerConfig(host=host, token="none"))
         text = unit(plan_service(config, Path("/etc/f.yaml"), MACHINE, is_system=True))
         return text.split("IPAddressDeny=any\nIPAddressAllow=")[1].splitlines()[0]
 
@@ -217,7 +217,7 @@ def test_what_is_printed_is_right_and_hardened(tmp_path: Path) -> None:
     odd = f'{{model: {{device: cpu}}, folders: [{{path: "/srv/Ann\'s 100% #1 pictures"}}, {{path: {tmp_path}/in}}]}}'
     write_printed(tmp_path / "cpu", "--system", config=odd)
     assert_systemd_agrees(tmp_path / "cpu" / UNIT, EXPOSURE)
-    write_printed(tmp_path / "gpu", "--system", config="{model: {device: cuda}, server: {host: 0.0.0.0}}")
+    write_printed(tmp_path / "gpu", "--system", config="{model: {device: cuda}, server: {host: 0.0.0.0, token: none}}")
     assert_systemd_agrees(tmp_path / "gpu" / UNIT, EXPOSURE_GPU)
     write_printed(tmp_path / "own", "--user", config=odd)
     assert_systemd_agrees(tmp_path / "own" / UNIT, EXPOSURE_PERSON, "--user")
