@@ -87,11 +87,13 @@ class FolderIntake:
         entry = self._ledger.entry(path)
         if self._queue.holds(path) or not self._needs.may_try(entry.failure if entry is not None else None, path):
             return
+        outputs = self._needs.due(path, folder.outputs, folder.overwrite, entry)
         owner = self._other_owner(folder, path)
+        if owner is None and not outputs:
+            owner = sidecars.owner_in_another_case(path, folder.outputs)
         if owner is not None:
             self._refuse(path, stamp, entry, shared_sidecar(path, owner, folder.outputs))
             return
-        outputs = self._needs.due(path, folder.outputs, folder.overwrite, entry)
         try:
             sidecars.check_names(path, outputs)
             if outputs:

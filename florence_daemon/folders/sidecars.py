@@ -59,6 +59,25 @@ def images_beside(image: str) -> list[str]:
     return sorted(listed.intersection(found))
 
 
+def owner_in_another_case(image: str, outputs: Iterable[OutputConfig]) -> str | None:
+    """The picture that has this one's sidecars where the file system ignores case: `Pair.JPG` beside `pair.png`.
+
+    None where there is no such picture, so also where case counts.
+    """
+    directory, name = os.path.split(image)
+    try:
+        listed = os.listdir(directory)
+    except OSError:
+        return None
+    wanted = {os.path.basename(sidecar_path(image, output)) for output in outputs}
+    ignoring_case = {each.lower() for each in wanted}
+    stems = {os.path.splitext(each)[0] for each in listed if each.lower() in ignoring_case and each not in wanted}
+    if not wanted.isdisjoint(listed):
+        return None
+    images = [each for each in listed if os.path.splitext(each)[1].lower() in IMAGE_SUFFIXES and each != name]
+    return min((each for each in images if os.path.splitext(each)[0] in stems), default=None)
+
+
 def render(output: OutputConfig, result: str | dict[str, Any]) -> str:
     """Turn an answer into a sidecar's text: one non-empty line for words, a JSON object for boxes and polygons.
 

@@ -11,7 +11,14 @@ import pytest
 from florence_daemon.config import OutputConfig
 from florence_daemon.errors import DiskFull, FolderBlocked, SidecarError
 from florence_daemon.folders.atomic import Directory
-from florence_daemon.folders.sidecars import check_names, images_beside, render, sidecar_path, write_all
+from florence_daemon.folders.sidecars import (
+    check_names,
+    images_beside,
+    owner_in_another_case,
+    render,
+    sidecar_path,
+    write_all,
+)
 
 CAPTION = OutputConfig(prompt="CAPTION", ext="txt")
 TAGS = OutputConfig(prompt="GENERATE_TAGS", ext=".tag")
@@ -111,3 +118,12 @@ def test_images_that_share_a_sidecar_are_found_by_the_names_that_are_listed(tmp_
         (tmp_path / name).write_bytes(name.encode())
     assert images_beside(str(tmp_path / "a.png")) == ["a.WEBP", "a.jpg"]
     assert images_beside(str(tmp_path / "b.png")) == []
+
+
+def test_owner_of_a_sidecar_is_found_where_the_file_system_ignores_case(tmp_path: Path) -> None:
+    for name in ("Pair.JPG", "Pair.txt", "pair.png", "PERSON.TXT", "person.jpg"):
+        (tmp_path / name).write_bytes(b"x")
+    assert owner_in_another_case(str(tmp_path / "pair.png"), [CAPTION]) == "Pair.JPG"
+    assert owner_in_another_case(str(tmp_path / "person.jpg"), [CAPTION]) is None, "a person wrote it"
+    (tmp_path / "pair.txt").write_bytes(b"x")
+    assert owner_in_another_case(str(tmp_path / "pair.png"), [CAPTION]) is None, "case counts here"
