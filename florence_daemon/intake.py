@@ -49,10 +49,10 @@ class FolderIntake:
     def lacking(self, folder: FolderConfig, listing: Listing) -> Iterator[str]:
         """The images of one directory that need something now, told by its names and one look into the ledger."""
         remove_left_behind(listing.directory, listing.names)
-        # What was captioned matters to some rules only; and once, to forget what is gone.
-        is_first = listing.directory not in self._seen
-        self._seen.add(listing.directory)
-        known = self._ledger.known if is_first or folder.overwrite != "never" else self._ledger.troubled
+        if listing.directory not in self._seen:
+            self._seen.add(listing.directory)
+            self._ledger.forget_missing(listing.directory, listing.names)
+        known = self._ledger.troubled if folder.overwrite == "never" else self._ledger.known
         entries = known(listing.directory)
         self._forget_gone(listing, entries)
         by_stem: dict[str, list[str]] = defaultdict(list)
@@ -157,14 +157,7 @@ class FolderIntake:
         self._scanned[directory] = (now_s, {stem: names for stem, names in by_stem.items() if len(names) > 1})
 
     def _forget_gone(self, listing: Listing, entries: dict[str, Entry]) -> None:
-        """Drop what is known of images that are gone.
-
-        A directory that shows none of them may be an empty mount point: then nothing is forgotten but failures.
-        """
-        gone = [name for name in entries if name not in listing.names]
-        is_there = len(gone) < len(entries)
-        for name in gone:
-            if is_there:
-                self._ledger.forget(listing.path(name))
-            elif entries[name].failure is not None:
+        """What failed and is gone is not missed."""
+        for name, entry in entries.items():
+            if entry.failure is not None and name not in listing.names:
                 self._ledger.settled(listing.path(name))

@@ -10,7 +10,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -156,6 +156,24 @@ class Ledger:
 
         return self._commit(work)
 
+    def forget_missing(self, directory: str, names: Container[str]) -> None:
+        """Drop what is known of those images of a directory that are not among the names in it.
+
+        Where none of them is there, it may be an empty mount point: then nothing is dropped.
+        """
+        number = _number(os.fsencode(os.path.abspath(directory)))
+        query = "SELECT name FROM images WHERE directory = ?"
+        known = self._file.read(lambda connection: connection.execute(query, (number,)).fetchall())
+        gone = [(number, name) for (name,) in known if os.fsdecode(name) not in names]
+        if not gone or len(gone) == len(known):
+            return
+
+        def work(connection: sqlite3.Connection) -> None:
+            for table in ("sidecars", "images"):
+                connection.executemany(f"DELETE FROM {table} WHERE directory = ? AND name = ?", gone)
+
+        self._commit(work)
+
     def entry(self, path: str) -> Entry | None:
         """What is known of one image."""
         directory, name = key_of(path)
@@ -199,21 +217,25 @@ class Ledger:
         number = _number(os.fsencode(os.path.abspath(directory)))
         only, values = ("", (number,)) if name is None else (" AND name = ?", (number, name))
 
-        def work(connection: sqlite3.Connection) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
+        def work(
+            connection: sqlite3.Connection,
+        ) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]], dict[int, Making]]:
             return (
                 connection.execute(f"SELECT name, {ENTRY} FROM images WHERE directory = ?{only}", values).fetchall(),
                 connection.execute(
-                    f"""SELECT name, suffix, digest, size_bytes, mtime_ns, content, model, prompt, settings
-                    FROM sidecars JOIN makings ON id = making WHERE directory = ?{only} ORDER BY written_s""",
+                    f"""SELECT name, suffix, digest, size_bytes, mtime_ns, content, making
+                    FROM sidecars WHERE directory = ?{only} ORDER BY written_s""",
                     values,
                 ).fetchall(),
+                {row[0]: Making(*row[1:]) for row in connection.execute("SELECT * FROM makings")},
             )
 
         self.flush()
-        images, sidecars = self._file.read(work)
+        images, sidecars, makings = self._file.read(work)
         written: dict[bytes, list[Written]] = {}
-        for row in sidecars:
-            written.setdefault(row[0], []).append(_written(row))
+        for image, suffix, digest, size_bytes, mtime_ns, content, making in sidecars:
+            each = Written(suffix, digest, size_bytes, mtime_ns, content, makings[making])
+            written.setdefault(image, []).append(each)
         return {
             os.fsdecode(row[0]): _entry(
                 os.path.join(directory, os.fsdecode(row[0])), row[1:], tuple(written.get(row[0], ()))
@@ -287,11 +309,6 @@ def _entry(path: str, row: Sequence[Any], written: tuple[Written, ...] = ()) -> 
     stamp = None if inode is None else Stamp(inode % 2**64, *rest)
     failure = None if reason is None else Failure(path, reason, attempts, stamp, error or "", next_try_s)
     return Entry(failure, left_over, written)
-
-
-def _written(row: Sequence[Any]) -> Written:
-    _, suffix, digest, size_bytes, mtime_ns, content, model, prompt, settings = row
-    return Written(suffix, digest, size_bytes, mtime_ns, content, Making(model, prompt, settings))
 
 
 def _key(path: str) -> tuple[int, bytes]:

@@ -120,6 +120,19 @@ def test_both_texts_count_as_ours_while_one_replaces_the_other() -> None:
     ledger.close()
 
 
+def test_images_that_are_gone_are_forgotten_unless_all_are(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    for name in ("1.jpg", "2.jpg"):
+        ledger.claim([(f"/a/{name}", STAMP)])
+        ledger.writing(f"/a/{name}", [written(b"text")])
+        ledger.written(f"/a/{name}", [written(b"text")])
+    ledger.forget_missing("/a", frozenset(["lost+found"]))
+    assert sorted(ledger.known("/a")) == ["1.jpg", "2.jpg"], "an empty mount point"
+    ledger.forget_missing("/a", frozenset(["2.jpg"]))
+    assert sorted(ledger.known("/a")) == ["2.jpg"]
+    ledger.close()
+
+
 def test_names_are_bytes(tmp_path: Path) -> None:
     path = os.fsdecode(b"/a\xff/\xfe\n.jpg")
     ledger = Ledger(tmp_path)
