@@ -8,6 +8,9 @@ install_packages() {
   done <<'COMMANDS'
 bindfs bindfs
 debootstrap debootstrap
+faketime faketime
+mkfs.exfat exfatprogs
+mount.exfat-fuse exfat-fuse
 rsync rsync
 strace strace
 systemd-analyze systemd

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -91,7 +92,8 @@ def _expected(daemon: DaemonProcess, pictures: list[bytes]) -> list[str]:
     """What the engine says about each picture when it is asked alone."""
     found = []
     for content in pictures:
-        status, _, body = _post(_connect(daemon.url), "raw", content, 120)
+        with closing(_connect(daemon.url, 120)) as connection:
+            status, _, body = _post(connection, "raw", content)
         if status != 200:
             raise AssertionError(f"the engine does not answer: {status} {body[:200]!r}")
         found.append(json.loads(body)["result"])
@@ -103,9 +105,7 @@ def _connect(url: str, timeout_s: float = 60) -> http.client.HTTPConnection:
     return http.client.HTTPConnection(place.hostname or "", place.port, timeout=timeout_s)
 
 
-def _post(
-    connection: http.client.HTTPConnection, form: str, content: bytes, timeout_s: float
-) -> tuple[int, str | None, bytes]:
+def _post(connection: http.client.HTTPConnection, form: str, content: bytes) -> tuple[int, str | None, bytes]:
     """Send a picture in one of the forms; return status, Retry-After and body."""
     path, kind, body = "/process_image", "application/json", b""
     if form == "json":
@@ -132,9 +132,7 @@ def _ask_until(
         which = chance.randrange(len(pictures))
         began_s = time.monotonic()
         try:
-            status, retry_after, body = _post(
-                connection, chance.choice(("json", "raw", "form")), pictures[which][0], 60
-            )
+            status, retry_after, body = _post(connection, chance.choice(("json", "raw", "form")), pictures[which][0])
         except (OSError, http.client.HTTPException) as error:
             tally.count(type(error).__name__)
             connection.close()
