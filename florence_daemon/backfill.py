@@ -141,7 +141,7 @@ class Backfill:
         except SidecarError as error:
             return error
         failure = entry.failure if entry is not None else None
-        if failure is not None and failure.error == SET_ASIDE and failure.stamp == image.stamp:
+        if failure is not None and failure.error == SET_ASIDE and not self._needs.may_try(failure, image.path):
             return EngineCrashed(failure.reason)
         return None
 

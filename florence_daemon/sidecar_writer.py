@@ -27,8 +27,11 @@ class SidecarWriter:
         self._ledger = ledger
         self._makes = makes
 
-    def write(self, image: Image, done: Done) -> None:
-        """Write an image's sidecars. Raises: SidecarError; PictureChanged when the file is not the one asked about."""
+    def write(self, image: Image, done: Done) -> bool:
+        """Write an image's sidecars; False when all came to be there meanwhile, and stay.
+
+        Raises: SidecarError; PictureChanged when the file is not the one asked about.
+        """
         answers = zip(image.outputs, done.answers, strict=True)
         texts = [(output, sidecars.render(output, answer.result)) for output, answer in answers]
         path, name = os.path.split(image.path)
@@ -45,6 +48,7 @@ class SidecarWriter:
 
             done_outputs = sidecars.write_all(directory, name, texts, may_replace)
         self._ledger.written(image.path, [written[output] for output in done_outputs])
+        return bool(done_outputs)
 
     def _written(self, output: OutputConfig, text: str, stamp: Stamp, content: bytes | None) -> Written:
         digest = digest_of(text.encode("utf-8"))

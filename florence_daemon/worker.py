@@ -223,8 +223,7 @@ class Worker:
         try:
             done = answered.result()
             if job.image is not None:
-                self._writer.write(job.image, done)
-                self._count(captioned=1)
+                self._count(captioned=self._writer.write(job.image, done))
         except FlorenceError as error:
             self._fail(job, error, started_s)
         except Exception as error:

@@ -133,6 +133,18 @@ def test_sidecar_that_appears_during_the_work_stays(setup: Setup, engine: FakeEn
     assert setup.image.with_suffix(".tag").exists()
 
 
+def test_picture_whose_sidecars_all_came_meanwhile_is_not_counted(setup: Setup, engine: FakeEngine) -> None:
+    def caption_by_hand() -> None:
+        for output in DEFAULT_OUTPUTS:
+            setup.image.with_suffix(output.suffix).write_text("mine")
+
+    engine.on_submit = caption_by_hand
+    setup.submit()
+    setup.worker.run_once(0)
+    assert setup.worker.counts.captioned == 0
+    assert setup.image.with_suffix(".txt").read_text() == "mine"
+
+
 def test_image_is_queued_once_however_often_it_is_found(setup: Setup, engine: FakeEngine) -> None:
     for _ in range(20):
         setup.submit()

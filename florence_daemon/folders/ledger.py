@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 
 from florence_daemon.folders.ledger_file import LedgerFile
 from florence_daemon.folders.records import (
+    FIRST_ASIDE_S,
+    LONGEST_RETRY_S,
     MAX_LEFT,
     Entry,
     Failure,
@@ -279,18 +281,20 @@ class Ledger:
         connection.executemany("INSERT OR IGNORE INTO directories VALUES (?, ?)", rows)
 
     def _take_up(self, connection: sqlite3.Connection, living: set[str]) -> None:
-        """Free the claims that dead processes left; what died with the engine at work too often is set aside."""
+        """Free the claims that dead processes left; pictures that the engine was at then are set aside at the third."""
         connection.execute("CREATE TEMP TABLE IF NOT EXISTS living (holder TEXT)")
         connection.execute("DELETE FROM living")
         connection.executemany("INSERT INTO living VALUES (?)", [(name,) for name in living])
+        dead = f"{TROUBLED} AND holder IS NOT NULL AND holder NOT IN (SELECT holder FROM living)"
         connection.execute(
-            f"""UPDATE images SET left_over = left_over + has_begun, has_begun = 0, holder = NULL
-            WHERE {TROUBLED} AND holder IS NOT NULL AND holder NOT IN (SELECT holder FROM living)"""
+            f"""UPDATE images SET error = '{SET_ASIDE}', attempts = left_over + 1,
+                reason = 'the daemon ended ' || (left_over + 1) || ' times while it worked on this picture',
+                next_try_s = ? + min(?, ? * (1 << min(left_over + 1 - {MAX_LEFT}, 20)))
+            WHERE {dead} AND has_begun AND left_over + 1 >= {MAX_LEFT}""",
+            (self._clock(), LONGEST_RETRY_S, FIRST_ASIDE_S),
         )
         connection.execute(
-            f"""UPDATE images SET reason = ?, error = '{SET_ASIDE}', attempts = left_over, next_try_s = NULL
-            WHERE {TROUBLED} AND left_over >= {MAX_LEFT} AND reason IS NULL""",
-            (f"the daemon ended {MAX_LEFT} times while it worked on this picture; it is set aside",),
+            f"UPDATE images SET left_over = left_over + has_begun, has_begun = 0, holder = NULL WHERE {dead}"
         )
 
 

@@ -10,8 +10,10 @@ from florence_daemon.config import ModelConfig, OutputConfig
 from florence_daemon.folders.settle import Stamp
 from florence_daemon.tasks import find_task
 
-# A picture whose claim was left this often by a process that died while at it is set aside.
+# A picture whose claim was left this often by a process that died while at it is set aside, for so long at first. It
+# is not for ever: whoever kills the daemon three times may have met the same good picture each time.
 MAX_LEFT = 3
+FIRST_ASIDE_S = 10.0
 # Seconds until a failure that may heal is tried again: doubled at each failure, up to the longest.
 FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 6 * 3600.0

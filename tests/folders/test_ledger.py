@@ -150,14 +150,27 @@ def test_claims_of_a_dead_process_are_taken_up_and_count_only_what_it_had_begun(
     ledger.close()
 
 
-def test_image_at_which_three_processes_died_is_set_aside_until_it_changes(tmp_path: Path) -> None:
+def test_image_at_which_three_processes_died_is_set_aside_longer_and_longer(tmp_path: Path, clock: Clock) -> None:
+    waits_s = []
+    for deaths in range(1, 6):
+        die_with_claims(tmp_path, "/a/1.jpg", begun="/a/1.jpg")
+        ledger = Ledger(tmp_path, clock)
+        failures = ledger.failures()
+        ledger.close()
+        if deaths < 3:
+            assert failures == []
+        else:
+            assert failures[0].attempts == deaths
+            assert f"the daemon ended {deaths} times while it worked on this picture" in failures[0].reason
+            assert failures[0].next_try_s is not None
+            waits_s.append(failures[0].next_try_s - clock.now_s)
+    assert waits_s == [10, 20, 40]
+
+
+def test_image_that_was_set_aside_has_a_clean_slate_once_it_has_changed(tmp_path: Path) -> None:
     for _ in range(3):
         die_with_claims(tmp_path, "/a/1.jpg", begun="/a/1.jpg")
     ledger = Ledger(tmp_path)
-    (failure,) = ledger.failures()
-    assert failure.attempts == 3
-    assert "the daemon ended 3 times while it worked on this picture" in failure.reason
-    assert failure.next_try_s is None
     ledger.claim([("/a/1.jpg", OTHER)])
     entry = ledger.entry("/a/1.jpg")
     assert entry is not None
