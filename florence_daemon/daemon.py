@@ -41,9 +41,10 @@ log = logging.getLogger(__name__)
 
 # Seconds between two looks whether the model has been idle for long enough.
 TICK_S = 0.5
-# A stop takes this long at most, of which what runs gets so much before it is given up.
+# A stop takes this long at most, of which what runs gets so much before it is given up; a second signal leaves less.
 STOP_S = 60.0
 DRAIN_S = 45.0
+HURRY_S = 5.0
 
 
 def engine_settings(config: Config) -> EngineSettings:
@@ -279,8 +280,8 @@ class Daemon:
 
 def serve(config: Config) -> int:
     """Run the daemon until a signal stops it; return the exit code. Raises: ConfigError."""
-    daemon = Daemon(config, manager=ServiceManager(os.environ))
     signals = StopSignal()
+    daemon = Daemon(config, manager=ServiceManager(os.environ))
     daemon.start()
     return wait_and_stop(daemon, signals)
 
@@ -289,7 +290,21 @@ def wait_and_stop(daemon: Daemon, signals: StopSignal) -> int:
     """Wait for the signal and stop in order; a second signal stops at once. Returns the exit code."""
     try:
         signals.wait()
+        leave_within(STOP_S - 1)
         daemon.stop()
     except KeyboardInterrupt:
+        leave_within(HURRY_S)
         daemon.stop(at_once=True)
     return 0
+
+
+def leave_within(seconds: float) -> None:
+    """End this process after so long, whatever holds it up: a write to a share that hangs would do so for ever."""
+    timer = threading.Timer(seconds, _leave, args=(seconds,))
+    timer.daemon = True
+    timer.start()
+
+
+def _leave(seconds: float) -> None:
+    log.error("the stop took longer than %g s and is cut short; the next start takes up what was begun", seconds)
+    os._exit(1)

@@ -217,3 +217,16 @@ def test_model_that_is_not_there_is_said_and_the_pictures_wait(start_daemon: Sta
 def test_folder_that_is_missing_at_start_is_looked_for(start_daemon: StartDaemon, folder: Path) -> None:
     daemon = start_daemon("--watch", str(folder / "later"))
     assert wait_for(lambda: daemon.get("/status")["folders"])[0]["health"] == "failed"
+
+
+def test_stop_that_is_held_up_for_ever_is_cut_short() -> None:
+    script = (
+        "import threading\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "from florence_daemon.daemon import leave_within\n"
+        "ThreadPoolExecutor(1).submit(threading.Event().wait)  # writes to a share that hangs\n"
+        "leave_within(0.3)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20, check=False)
+    assert ended.returncode == 1
+    assert "the stop took longer than 0.3 s and is cut short" in ended.stderr
