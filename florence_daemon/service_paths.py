@@ -13,10 +13,7 @@ TOO_WIDE = frozenset(("/", "/etc", "/home", "/root", "/run", "/run/user", "/tmp"
 
 
 def holders(
-    folder: str,
-    mounts: Collection[str],
-    exists: Callable[[str], bool] = os.path.exists,
-    real: Callable[[str], str] = os.path.realpath,
+    folder: str, mounts: Collection[str], exists: Callable[[str], bool], real: Callable[[str], str]
 ) -> set[str]:
     """Name the directories to give to a service that writes to `folder`, itself or what it is a link to.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ class Machine:
     """What a unit depends on beside the configuration.
 
     program: the directories that Python and this program are in. hub: where a person's downloaded models are. groups:
-    own the GPU's device files.
+    own the GPU's device files. exists and real look at the file system.
     """
 
     python: str
@@ -30,6 +30,8 @@ class Machine:
     mounts: frozenset[str] = frozenset()
     has_gpu: bool = False
     groups: tuple[str, ...] = ()
+    exists: Callable[[str], bool] = os.path.exists
+    real: Callable[[str], str] = os.path.realpath
 
 
 def this_machine(environ: Mapping[str, str]) -> Machine:
@@ -48,7 +50,11 @@ def this_machine(environ: Mapping[str, str]) -> Machine:
 
 def plan_service(config: Config, path: Path, machine: Machine, *, is_system: bool) -> Service:
     """Decide what the service of this configuration file, which holds `config`, is given on that machine."""
-    folders = {held for folder in config.folders for held in service_paths.holders(str(folder.path), machine.mounts)}
+    folders = {
+        held
+        for folder in config.folders
+        for held in service_paths.holders(str(folder.path), machine.mounts, machine.exists, machine.real)
+    }
     own = _own_directories(config, machine, is_system=is_system)
     writable = service_paths.outermost((*folders, *own))
     seen = (*machine.program, str(path), *([config.model.name] if os.path.isabs(config.model.name) else []))

@@ -15,7 +15,12 @@ PYTHON = "/opt/florence-daemon/.venv/bin/python"
 def example_units() -> dict[Path, str]:
     """The units by file, for a program in /opt and pictures in /srv, or in your home."""
     machine = Machine(
-        python=PYTHON, program=("/opt/florence-daemon",), hub="/home/you/.cache/huggingface", groups=("render",)
+        python=PYTHON,
+        program=("/opt/florence-daemon",),
+        hub="/home/you/.cache/huggingface",
+        groups=("render",),
+        exists=lambda path: True,
+        real=lambda path: path,
     )
     system = plan_service(
         Config(folders=(FolderConfig(path=Path("/srv/pictures")),)),
