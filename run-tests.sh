@@ -6,6 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 . tools/packages.sh
 install_packages
 prepare_venv "dev,formats,quantize"
+tools/windows_bench.sh || echo "The tests under Wine will be skipped" >&2
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy

@@ -4,7 +4,7 @@
 install_packages() {
   local command package missing=()
   while read -r command package; do
-    command -v "$command" >/dev/null || missing+=("$package")
+    command -v "$command" >/dev/null || missing+=($package)
   done <<'COMMANDS'
 bindfs bindfs
 debootstrap debootstrap
@@ -15,6 +15,7 @@ rsync rsync
 strace strace
 systemd-analyze systemd
 systemd-nspawn systemd-container
+wine wine wine64
 COMMANDS
   if [ ${#missing[@]} = 0 ]; then
     return
