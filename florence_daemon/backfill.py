@@ -209,9 +209,9 @@ def makes_of(config: Config, servers: Sequence[str]) -> Makes:
     """How outputs are made: here, or at the first of these servers, which tells its model but not its settings."""
     if not servers:
         return partial(making_of, config.model)
-    from florence_daemon.client import Client
+    from florence_daemon.client import open_client
 
-    model = cache(Client(servers[0]).model)
+    model = cache(open_client(servers[0], config.server).model)
     return lambda output: Making(model(), prompt_of(output), "")
 
 
@@ -219,9 +219,9 @@ def makes_of(config: Config, servers: Sequence[str]) -> Makes:
 def open_captioner(work: Backfill, config: Config, servers: Sequence[str]) -> Iterator[Callable[[Image], Future[Done]]]:
     """Give the function that captions an image: through these servers, or, with none, an engine of this process."""
     if servers:
-        from florence_daemon.client import Client
+        from florence_daemon.client import open_client
 
-        clients = [Client(server) for server in servers]
+        clients = [open_client(server, config.server) for server in servers]
         captioner = ServerCaptioner(clients, SidecarWriter(work.ledger, work.makes))
         try:
             yield captioner.submit

@@ -20,11 +20,11 @@ Result = str | dict[str, Any]
 
 
 @contextmanager
-def ask_server(server: str) -> Iterator[Callable[[str, Ask], Result]]:
+def ask_server(server: str, config: Config) -> Iterator[Callable[[str, Ask], Result]]:
     """Answer through a running daemon."""
-    from florence_daemon.client import Client
+    from florence_daemon.client import open_client
 
-    client = Client(server)
+    client = open_client(server, config.server)
     try:
         yield lambda image, ask: client.ask(image, [ask])[0].result
     finally:

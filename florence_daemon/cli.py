@@ -212,7 +212,8 @@ def caption(
     _refuse_both(model, server)
     task, inline = find_task(prompt, text)
     ask = Ask(task.token, inline, num_beams, max_new_tokens)
-    answering = ask_server(server) if server else ask_engine(_settings(config, model=model))
+    settings = _settings(config, model=model)
+    answering = ask_server(server, settings) if server else ask_engine(settings)
     with answering as answer:
         code = print_answers(images, ask, answer, as_json=as_json)
     raise typer.Exit(code)
@@ -302,6 +303,40 @@ def status(server: ServerOption = DEFAULT_SERVER, as_json: JsonOption = False) -
 
     now = _client(server).status()
     print(json.dumps(now) if as_json else "\n".join(status_lines(now)))
+
+
+@app.command()
+def retry(
+    path: Annotated[
+        str | None, typer.Argument(metavar="[PATH]", help="An image or a folder; all without it.", show_default=False)
+    ] = None,
+    server: ServerOption = DEFAULT_SERVER,
+    as_json: JsonOption = False,
+) -> None:
+    """Have a daemon try failed images again: all, or those at or below a path."""
+    _act(server, "retry", path, "{retried} images are tried again", as_json=as_json)
+
+
+@app.command()
+def rescan(
+    path: Annotated[
+        str | None, typer.Argument(metavar="[PATH]", help="A watched folder, or what is in it.", show_default=False)
+    ] = None,
+    server: ServerOption = DEFAULT_SERVER,
+    as_json: JsonOption = False,
+) -> None:
+    """Have a daemon look at its watched folders now: all, or the one that a path is in."""
+    _act(server, "rescan", path, "{rescanned} folders are scanned", as_json=as_json)
+
+
+@app.command()
+def forget(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="An image, or a folder of images.")],
+    server: ServerOption = DEFAULT_SERVER,
+    as_json: JsonOption = False,
+) -> None:
+    """Have a daemon drop what it has noted about images; sidecars beside them then count as yours."""
+    _act(server, "forget", path, "{forgotten} images are forgotten", as_json=as_json)
 
 
 @app.command("check-config")
@@ -411,10 +446,18 @@ def _outputs(prompts: Sequence[str], exts: Sequence[str]) -> tuple[OutputConfig,
         raise UsageError(f"--{error.setting}: {error}") from None
 
 
-def _client(server: str) -> Any:
-    from florence_daemon.client import Client
+def _act(server: str, action: str, path: str | None, text: str, *, as_json: bool) -> None:
+    """Have a daemon do something, and print how much there was to do. path: relative ones start here."""
+    if path is not None and not path.startswith("/"):  # on Windows, too: it can be a path of the server
+        path = os.path.abspath(path)
+    counts = _client(server).act(action, path)
+    print(json.dumps(counts) if as_json else text.format(**counts))
 
-    return Client(server)
+
+def _client(server: str) -> Any:
+    from florence_daemon.client import open_client
+
+    return open_client(server)
 
 
 def _log_to_stderr(form: str = "text", level: str = "info") -> None:

@@ -2,29 +2,61 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from florence_daemon import config_file
+from florence_daemon.config import ServerConfig, is_loopback
 from florence_daemon.engine.protocol import Answer, Ask
-from florence_daemon.errors import PictureError, PromptError, ServerError
+from florence_daemon.errors import ConfigError, PictureError, PromptError, ServerError
 
 # Loading the model counts, so the read time-out is the server's business; this one is for a server that is gone.
 READ_S = 900.0
 CONNECT_S = 5.0
-# How often a busy server is asked again before that is an error.
+# How often a busy server is asked again before that is an error, and the longest pause before each time.
 MAX_TRIES = 120
+MAX_PAUSE_S = 30.0
+BUSY = (429, 503)
+# The token that is sent, the first of these that is set; in the environment, since `ps` shows everybody a command line.
+TOKEN_VARIABLES = (config_file.ENV_CLIENT, "VISION_TOKEN")
+
+
+def open_client(server: str, config: ServerConfig | None = None) -> Client:
+    """A client with the token for `server`. config: the section of the file in use; None looks for that file.
+
+    Raises: ServerError when `server` is no URL.
+    """
+    token = next((os.environ[name] for name in TOKEN_VARIABLES if os.environ.get(name)), None)
+    client = Client(server, token)
+    if token is None:
+        settings = config or _configured(os.environ)
+        # Another server must not learn this one's token, nor another program on this machine.
+        is_own = client.url.port == settings.port and (is_loopback(client.url.host) or client.url.host == settings.host)
+        client.authorize(settings.required_token if is_own else None)
+    return client
+
+
+def _configured(environ: Mapping[str, str]) -> ServerConfig:
+    """The configuration of this machine's daemon, as far as it can be read from here."""
+    try:
+        return config_file.load(config_file.find_file(None, environ), environ).server
+    except ConfigError:
+        return ServerConfig()
 
 
 class Client:
     """One server, addressed by its URL: `http://127.0.0.1:54880`. Threads may share it."""
 
-    def __init__(self, server: str) -> None:
-        """Raises: ServerError when `server` is no URL."""
+    def __init__(self, server: str, token: str | None = None) -> None:
+        """token: what the server asks for. Raises: ServerError when `server` is no URL."""
         self.server = server.rstrip("/") if "://" in server else f"http://{server}".rstrip("/")
         try:
             self._http = httpx.Client(base_url=self.server, timeout=httpx.Timeout(READ_S, connect=CONNECT_S))
@@ -32,6 +64,18 @@ class Client:
             raise ServerError(
                 f"--server {server}: this is not an address like http://127.0.0.1:54880: {error}"
             ) from None
+
+        self.authorize(token)
+
+    @property
+    def url(self) -> httpx.URL:
+        """The server's address."""
+        return self._http.base_url
+
+    def authorize(self, token: str | None) -> None:
+        """Send `token` from now on."""
+        if token is not None:
+            self._http.headers["Authorization"] = f"Bearer {token}"
 
     def close(self) -> None:
         """Close the connections."""
@@ -62,10 +106,19 @@ class Client:
         for _ in range(MAX_TRIES):
             with self._reachable():
                 response = self._http.post("/process_image", data=form, files={"image": ("image", content)})
-            if response.status_code != 503 or not response.headers.get("Retry-After", "").isdigit():
+            pause_s = _pause_s(response)
+            if pause_s is None:
                 return _answers(self._checked(response), asks)
-            time.sleep(min(30.0, float(response.headers["Retry-After"])))
+            time.sleep(pause_s)
         raise ServerError(f"{self.server}: still busy after {MAX_TRIES} tries: {_error_text(response)}")
+
+    def act(self, action: str, path: str | None) -> dict[str, int]:
+        """Have the server `retry`, `forget` or `rescan` what is at `path`, or everything; return its counts."""
+        # Bytes of a name that are not UTF-8 can be escaped in JSON, and cannot be sent otherwise.
+        body = json.dumps({} if path is None else {"path": path})
+        with self._reachable():
+            response = self._http.post(f"/{action}", content=body, headers={"Content-Type": "application/json"})
+        return dict(self._checked(response))
 
     def _get(self, path: str) -> Any:
         with self._reachable():
@@ -86,12 +139,27 @@ class Client:
         if response.status_code == 400:
             text = _error_text(response)
             raise PromptError(text) if text.startswith("Invalid prompt") else PictureError(text)
+        if response.status_code == 401:
+            wanted = f"it wants its token, server.token; set {' or '.join(TOKEN_VARIABLES)} in the environment"
+            raise ServerError(f"{self.server}: 401: {wanted}")
         if not response.is_success:
             raise ServerError(f"{self.server}: {response.status_code}: {_error_text(response)}")
         try:
             return response.json()
         except ValueError:
             raise ServerError(f"{self.server}: what answers there is not a Florence Daemon") from None
+
+
+def _pause_s(response: httpx.Response) -> float | None:
+    """How long to wait before asking a busy server again; None when it is not busy, or does not want to be asked."""
+    wanted = response.headers.get("Retry-After", "")
+    if response.status_code not in BUSY or not wanted:
+        return None
+    try:
+        pause_s = float(wanted) if wanted.isdigit() else parsedate_to_datetime(wanted).timestamp() - time.time()
+    except ValueError:
+        return None
+    return min(MAX_PAUSE_S, max(1.0, pause_s))
 
 
 def _answers(media: dict[str, Any], asks: Sequence[Ask]) -> tuple[Answer, ...]:

@@ -23,6 +23,8 @@ from florence_daemon.errors import ConfigError
 
 ENV_PREFIX = "FLORENCE_DAEMON_"
 ENV_FILE = "FLORENCE_DAEMON_CONFIG"
+# The token that clients send; no setting of the server, which is FLORENCE_DAEMON_SERVER__TOKEN.
+ENV_CLIENT = "FLORENCE_DAEMON_TOKEN"
 
 
 def default_paths(environ: Mapping[str, str]) -> tuple[Path, ...]:
@@ -145,7 +147,7 @@ def _note_lines(node: yaml.Node, where: tuple[Any, ...], places: _Places) -> Non
 def _overlay_environment(data: dict[str, Any], environ: Mapping[str, str], places: _Places) -> None:
     """Lay `FLORENCE_DAEMON_MODEL__NAME=demo` and its like over what the file said."""
     for variable, text in sorted(environ.items()):
-        if not variable.startswith(ENV_PREFIX) or variable == ENV_FILE:
+        if not variable.startswith(ENV_PREFIX) or variable in (ENV_FILE, ENV_CLIENT):
             continue
         section, _, key = variable[len(ENV_PREFIX) :].lower().partition("__")
         if section not in ("model", "server") or not key:

@@ -1,0 +1,137 @@
+"""The client side: whom it tells the token, how it waits for a busy server, and the commands that ask for something."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import datetime, timedelta, timezone
+from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from florence_daemon import client as client_room
+from florence_daemon.client import open_client
+from florence_daemon.config import ServerConfig
+from florence_daemon.engine.protocol import Ask
+from florence_daemon.errors import ServerError
+from tests.conftest import FakeEngine, clean_environment, run_command
+from tests.http.api import serving
+
+TOKEN = "correct-horse-battery"
+
+
+@pytest.fixture(autouse=True)
+def no_settings_of_a_person(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in clean_environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    for name in (*client_room.TOKEN_VARIABLES, "FLORENCE_DAEMON_SERVER__TOKEN", "VISION_HOST"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize("variable", ["FLORENCE_DAEMON_TOKEN", "VISION_TOKEN"])
+def test_token_of_the_environment_goes_to_the_server_that_is_named(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    with serving(engine, token=TOKEN) as api:
+        url = f"http://127.0.0.1:{api.port}"
+        told = r"401.*server\.token.*FLORENCE_DAEMON_TOKEN or VISION_TOKEN"
+        with closing(open_client(url)) as client, pytest.raises(ServerError, match=told):
+            client.model()
+        monkeypatch.setenv(variable, TOKEN)
+        with closing(open_client(url)) as client:
+            assert client.model() == "some/model"
+
+
+def test_token_of_the_configuration_goes_to_its_own_server_alone(engine: FakeEngine) -> None:
+    with serving(engine, token=TOKEN) as api:
+        own_url = f"http://localhost:{api.port}"
+        own = ServerConfig(port=api.port, token=TOKEN)
+        with closing(open_client(own_url, own)) as client:
+            assert client.model() == "some/model"
+        other = ServerConfig(port=api.port + 1, token=TOKEN)
+        with closing(open_client(own_url, other)) as client, pytest.raises(ServerError, match="401"):
+            client.model()
+
+
+@pytest.mark.parametrize("url", ["http://photos.example:54880", "http://10.0.0.7:54880", "http://127.0.0.1:8000"])
+def test_token_of_the_configuration_is_never_told_to_strangers(url: str) -> None:
+    with closing(open_client(url, ServerConfig(token=TOKEN))) as client:
+        assert TOKEN not in str(client.__dict__["_http"].headers.raw)
+
+
+class Busy(BaseHTTPRequestHandler):
+    """Says that it is busy, in each of the ways given, and then answers."""
+
+    says: list[tuple[int, str]]
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        status, retry_after = self.says.pop(0) if self.says else (200, "")
+        body = json.dumps({"detail": "busy", "error": "busy", "result": "a cat"}).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        if retry_after:
+            self.send_header("Retry-After", retry_after)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments: Any) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def busy_server(*says: tuple[int, str]) -> Iterator[str]:
+    handler = type("Handler", (Busy,), {"says": list(says)})
+    with HTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    waited: list[float] = []
+    monkeypatch.setattr(client_room.time, "sleep", waited.append)
+    return waited
+
+
+def test_busy_server_is_asked_again_when_it_says(pauses: list[float], tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"picture")
+    soon = format_datetime(datetime.now(timezone.utc) + timedelta(seconds=20), usegmt=True)
+    with (
+        busy_server((503, "2"), (429, "7"), (503, "9999"), (429, soon), (503, "0")) as url,
+        closing(open_client(url)) as client,
+    ):
+        answers = client.ask(str(tmp_path / "a.jpg"), [Ask("<CAPTION>")])
+    assert answers[0].result == "a cat"
+    assert pauses == [2, 7, 30, pytest.approx(19, abs=2), 1]
+
+
+@pytest.mark.parametrize("said", [(503, ""), (503, "soon"), (500, "2")])
+def test_server_that_does_not_say_when_is_not_asked_again(
+    pauses: list[float], tmp_path: Path, said: tuple[int, str]
+) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"picture")
+    with busy_server(said) as url, closing(open_client(url)) as client, pytest.raises(ServerError, match=str(said[0])):
+        client.ask(str(tmp_path / "a.jpg"), [Ask("<CAPTION>")])
+    assert pauses == []
+
+
+def test_commands_ask_the_daemon_for_something(engine: FakeEngine, tmp_path: Path) -> None:
+    with serving(engine) as api:
+        where = ("--server", f"http://127.0.0.1:{api.port}")
+        retried = run_command("retry", *where, home=tmp_path)
+        assert retried.stdout == "1 images are tried again\n"
+        assert run_command("rescan", "/pictures", *where, home=tmp_path).stdout == "1 folders are scanned\n"
+        assert run_command("forget", "/pictures", "--json", *where, home=tmp_path).stdout == '{"forgotten": 1}\n'
+        unknown = run_command("retry", "elsewhere", *where, home=tmp_path)
+        assert unknown.returncode == 1
+        assert f"{tmp_path}/elsewhere: nothing is known of it" in unknown.stderr
+        assert api.actions.told == [("retry", None), ("rescan", "/pictures"), ("forget", "/pictures")]
