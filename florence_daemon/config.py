@@ -259,7 +259,7 @@ class FolderConfig:
 class StateConfig:
     """Where the program keeps what it makes for itself; nothing of yours is in there."""
 
-    # Compiled and quantized forms of models; null takes the place that the system has for such files.
+    # The ledger (on a local disk, please), compiled and quantized models; null takes the system's place for such files.
     dir: Path | None = None
 
 

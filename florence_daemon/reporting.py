@@ -116,9 +116,16 @@ def status_lines(status: dict[str, Any]) -> list[str]:
         how = f": {folder['reason']}" if folder["reason"] else f", {folder['watching']}"
         lines.append(f"folder   {folder['path']}: {folder['health']}{how}")
     for failure in status["failures"]:
-        tries = f" ({failure['attempts']} tries)" if failure["attempts"] > 1 else ""
-        lines.append(f"failed   {failure['path']}: {failure['reason']}{tries}")
+        lines.append(f"failed   {failure['path']}: {failure['reason']}{_say_tries(failure)}")
     return lines
+
+
+def _say_tries(failure: dict[str, Any]) -> str:
+    """` (3 tries, the next in 0:00:04)`"""
+    parts = [f"{failure['attempts']} tries"] if failure["attempts"] > 1 else []
+    if failure["next_try_in_s"] is not None:
+        parts.append(f"the next in {_say_time(failure['next_try_in_s'])}")
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 def _say_model(model: dict[str, Any]) -> str:

@@ -39,7 +39,10 @@ def status(**model: Any) -> dict[str, Any]:
         "model": {"name": "demo"} | idle | model,
         "queue": {"http": 0, "folder": 3, "backfill": 0, "running": 1, "settling": 2, "captioned": 5, "failed": 1},
         "folders": [{"path": "/p", "health": "ok", "reason": "", "watching": "told of changes"}],
-        "failures": [{"path": "/p/a.jpg", "reason": "is truncated", "attempts": 3}],
+        "failures": [
+            {"path": "/p/a.jpg", "reason": "is truncated", "attempts": 3, "next_try_in_s": 4.2},
+            {"path": "/p/b.jpg", "reason": "is not a picture", "attempts": 1, "next_try_in_s": None},
+        ],
     }
 
 
@@ -49,7 +52,8 @@ def test_status_is_readable() -> None:
         "queue    3 folder waiting, 1 running, 2 settling",
         "done     5 captioned, 1 failed, up 0:01:01",
         "folder   /p: ok, told of changes",
-        "failed   /p/a.jpg: is truncated (3 tries)",
+        "failed   /p/a.jpg: is truncated (3 tries, the next in 0:00:04)",
+        "failed   /p/b.jpg: is not a picture",
     ]
 
 
