@@ -23,6 +23,9 @@ from florence_daemon.errors import PictureError, TruncatedPicture, UnreadablePic
 PIXEL_LIMIT = 200_000_000
 """Larger pictures are refused from their header, before anything is decoded."""
 
+FILE_LIMIT_BYTES = 2 * 2**30
+"""Larger files are refused: pictures within the limit of pixels are smaller, and some decoders take a whole file."""
+
 # Pillow reads far more. Each format is code that runs on untrusted bytes, so only these are tried. JPEG includes MPO,
 # what cameras write into a .jpg when they add a second view or a depth map.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
@@ -96,6 +99,8 @@ def read_picture(source: str | bytes, side_px: int | None = None, fast: bool = F
         status = os.stat(source)
         if not stat.S_ISREG(status.st_mode):
             raise PictureError(f"{name} is not a file")
+        if status.st_size > FILE_LIMIT_BYTES:
+            raise PictureError(f"{name} is too large: {status.st_size} bytes, and the limit is {FILE_LIMIT_BYTES}")
         with open(source, "rb") as file:
             content = _digest(file)
             return replace(_read(file, status.st_size, name, side_px, fast), content=content)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from florence_daemon.engine.preprocess import PIXEL_LIMIT, read_picture, to_pixels
+from florence_daemon.engine.preprocess import FILE_LIMIT_BYTES, PIXEL_LIMIT, read_picture, to_pixels
 from florence_daemon.errors import PictureError, TruncatedPicture, UnreadablePicture
 from tests.reference import IMAGES, TINY_A, needs_reference
 
@@ -68,6 +68,24 @@ def test_of_several_frames_the_first_is_taken(format_name: str) -> None:
     picture = read_picture(encode(frames[0], format_name, save_all=True, append_images=frames[1:]))
 
     assert is_near(picture.image.getpixel((8, 8)), RED)
+
+
+@pytest.mark.parametrize("format_name", ["GIF", "PNG"])
+def test_further_frames_are_not_even_looked_at(format_name: str) -> None:
+    frames = [Image.new("RGB", (16, 16), colour) for colour in (RED, BLUE) * 50]
+    film = encode(frames[0], format_name, save_all=True, append_images=frames[1:])
+
+    picture = read_picture(film[: len(film) // 2])
+
+    assert is_near(picture.image.getpixel((8, 8)), RED)
+
+
+def test_a_file_beyond_the_limit_is_refused_unread(tmp_path: Path) -> None:
+    with (tmp_path / "huge.webp").open("wb") as file:
+        file.truncate(FILE_LIMIT_BYTES + 1)  # holes: it takes no room on the disk
+
+    with pytest.raises(PictureError, match="is too large: 2147483649 bytes, and the limit is 2147483648"):
+        read_picture(str(tmp_path / "huge.webp"))
 
 
 def test_a_jpeg_with_a_second_view_is_read() -> None:
