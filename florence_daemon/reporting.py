@@ -129,8 +129,8 @@ def _say_tries(failure: dict[str, Any]) -> str:
 
 
 def _say_model(model: dict[str, Any]) -> str:
-    if model["state"] == "failed":
-        return f"failed: {model['error']}"
+    if model["state"] in ("failed", "restarting"):
+        return f"{model['state']}: {model['error']}"
     if model["state"] != "loaded":
         return str(model["state"])
     parts = [f"loaded on {model['device']}"]

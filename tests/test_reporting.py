@@ -62,3 +62,5 @@ def test_status_of_the_model_says_where_it_runs_and_when_it_goes() -> None:
     assert status_lines(loaded)[0] == "model    demo: loaded on cuda:0, 900 MB, unloads in 0:04:50"
     assert status_lines(status(state="loaded", device="cpu"))[0] == "model    demo: loaded on cpu"
     assert status_lines(status(state="failed", error="no such model"))[0] == "model    demo: failed: no such model"
+    restarting = status(state="restarting", error="killed by signal 9")
+    assert status_lines(restarting)[0] == "model    demo: restarting: killed by signal 9"
