@@ -16,7 +16,7 @@ import httpx
 from florence_daemon import config_file
 from florence_daemon.config import ServerConfig, is_loopback
 from florence_daemon.engine.protocol import Answer, Ask
-from florence_daemon.errors import ConfigError, PictureError, PromptError, ServerError
+from florence_daemon.errors import ConfigError, EngineError, FlorenceError, PictureError, PromptError, ServerError
 
 # Loading the model counts, so the read time-out is the server's business; this one is for a server that is gone.
 READ_S = 900.0
@@ -97,7 +97,7 @@ class Client:
         """Send a picture and get the answers in the order of `asks`, waiting while the server is busy.
 
         Every ask must have the same text and search settings: they share the request.
-        Raises: PictureError, PromptError (the server's 400), ServerError (everything else).
+        Raises: PictureError, PromptError, EngineError (this picture alone failed), ServerError (everything else).
         """
         content = _read(path)
         settings = {"text": asks[0].text, "num_beams": asks[0].num_beams, "max_new_tokens": asks[0].max_new_tokens}
@@ -136,18 +136,23 @@ class Client:
             ) from None
 
     def _checked(self, response: httpx.Response) -> Any:
-        if response.status_code == 400:
-            text = _error_text(response)
-            raise PromptError(text) if text.startswith("Invalid prompt") else PictureError(text)
-        if response.status_code == 401:
-            wanted = f"it wants its token, server.token; set {' or '.join(TOKEN_VARIABLES)} in the environment"
-            raise ServerError(f"{self.server}: 401: {wanted}")
         if not response.is_success:
-            raise ServerError(f"{self.server}: {response.status_code}: {_error_text(response)}")
+            raise self._refused(response)
         try:
             return response.json()
         except ValueError:
             raise ServerError(f"{self.server}: what answers there is not a Florence Daemon") from None
+
+    def _refused(self, response: httpx.Response) -> FlorenceError:
+        """The error that an answer stands for: this picture's own, or one that every other would meet too."""
+        text = _error_text(response)
+        if response.status_code in (400, 413):
+            return PromptError(text) if text.startswith("Invalid prompt") else PictureError(text)
+        if text.startswith("Error processing image"):
+            return EngineError(text)
+        if response.status_code == 401:
+            text = f"it wants its token, server.token; set {' or '.join(TOKEN_VARIABLES)} in the environment"
+        return ServerError(f"{self.server}: {response.status_code}: {text}")
 
 
 def _pause_s(response: httpx.Response) -> float | None:

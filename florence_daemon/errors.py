@@ -9,7 +9,7 @@ FlorenceError
 │   └── UnreadablePicture    the disk or the memory failed, not the picture
 ├── CheckpointError      the model cannot be found or loaded       HTTP 503
 ├── EngineError          the engine failed on this picture         HTTP 500
-│   └── EngineCrashed    the engine process ended while working on it
+│   └── EngineCrashed    the engine process ended while working on it  HTTP 422
 ├── UnknownPath          nothing is known of this path             HTTP 404
 ├── QueueFull            too many requests are waiting             HTTP 503
 ├── Stopping             the daemon takes no new work              HTTP 503

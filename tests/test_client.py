@@ -12,13 +12,14 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from florence_daemon import client as client_room
 from florence_daemon.client import open_client
 from florence_daemon.config import ServerConfig
 from florence_daemon.engine.protocol import Ask
-from florence_daemon.errors import ServerError
+from florence_daemon.errors import EngineError, PictureError, PromptError, ServerError
 from tests.conftest import FakeEngine, clean_environment, run_command
 from tests.http.api import serving
 
@@ -122,6 +123,22 @@ def test_server_that_does_not_say_when_is_not_asked_again(
     with busy_server(said) as url, closing(open_client(url)) as client, pytest.raises(ServerError, match=str(said[0])):
         client.ask(str(tmp_path / "a.jpg"), [Ask("<CAPTION>")])
     assert pauses == []
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "error"),
+    [
+        (400, "Invalid image data: it is truncated", PictureError),
+        (400, "Invalid prompt", PromptError),
+        (413, "the request is larger than 32 MB", PictureError),
+        (422, "Error processing image: the engine process ended 3 times", EngineError),
+        (500, "Error processing image: out of memory", EngineError),
+        (500, "something else", ServerError),
+    ],
+)
+def test_failure_of_one_picture_is_told_from_one_of_the_server(status: int, text: str, error: type[Exception]) -> None:
+    with closing(open_client("http://127.0.0.1:1")) as client, pytest.raises(error, match=text):
+        client._checked(httpx.Response(status, json={"detail": text, "error": text}))
 
 
 def test_commands_ask_the_daemon_for_something(engine: FakeEngine, tmp_path: Path) -> None:

@@ -146,20 +146,20 @@ HTTP = (
         "H2",
         "More requests than can be answered",
         "503 with Retry-After beyond `max_queued`, before the picture is decoded; accepted ones are answered",
-        ("tests/http/test_limits.py",),
+        ("tests/http/test_limits.py", "tests/faults/test_http_hang_ups.py"),
         ("clients",),
     ),
     Row(
         "H3",
         "Clients that send slowly or not at all",
         "A deadline for the whole request; health and status always have threads of their own",
-        ("tests/http/test_limits.py",),
+        ("tests/http/test_limits.py", "tests/faults/test_http_slow_senders.py"),
     ),
     Row(
         "H4",
         "Clients that hang up before their turn",
         "Their requests cost no inference",
-        ("tests/http/test_limits.py",),
+        ("tests/http/test_limits.py", "tests/faults/test_http_hang_ups.py"),
     ),
     Row(
         "H5",
@@ -171,7 +171,7 @@ HTTP = (
         "H6",
         "Decompression bombs and formats that nobody asked for",
         "Formats are on a list; pixels, frames and time are limited",
-        ("tests/faults/test_row_06_poison.py",),
+        ("tests/faults/test_row_06_poison.py", "tests/http/test_pictures.py"),
     ),
     Row(
         "H7",

@@ -32,6 +32,7 @@ STATUSES: tuple[tuple[type[errors.FlorenceError], Callable[..., falcon.HTTPError
     (errors.QueueFull, falcon.HTTPServiceUnavailable, RETRY_AFTER_S),
     (errors.Stopping, falcon.HTTPServiceUnavailable, 10),
     (errors.CheckpointError, falcon.HTTPServiceUnavailable, 30),
+    (errors.EngineCrashed, falcon.HTTPUnprocessableEntity, None),  # three times, with nothing else at work
     (errors.FlorenceError, falcon.HTTPInternalServerError, None),
 )
 

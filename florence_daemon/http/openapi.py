@@ -27,7 +27,7 @@ ERRORS = {
     "408": "The request did not arrive whole in time",
     "413": "The request is larger than server.max_body_mb",
     "415": "Another Content-Type",
-    "422": "A member is missing or out of range; it is named",
+    "422": "A member is missing or out of range, or the picture brought the engine down three times",
     "431": "The headers are too large",
     "500": "The engine failed on this picture",
     "503": "Busy, stopping, or the model cannot be had; Retry-After says when to try again",
