@@ -112,9 +112,9 @@ class Backfill:
         stems: dict[str, list[str]] = defaultdict(list)
         for name in listing.names:
             if is_image_name(name):
-                stems[os.path.splitext(name)[0]].append(name)
+                stems[sidecars.stem_of(name)].append(name)
         for name in listing.images:
-            path, entry, namesakes = listing.path(name), entries.get(name), stems[os.path.splitext(name)[0]]
+            path, entry, namesakes = listing.path(name), entries.get(name), stems[sidecars.stem_of(name)]
             owner = name if len(namesakes) == 1 else owner_of(namesakes, partial(self._entry, listing))
             outputs = self._due(listing, path, entry) if owner == name else self._outputs
             if outputs:
@@ -129,7 +129,7 @@ class Backfill:
         if self._overwrite == "always":
             return self._outputs
         return self._needs.due(
-            path, self._outputs, self._overwrite, entry, lambda sidecar: os.path.basename(sidecar) in listing.names
+            path, self._outputs, self._overwrite, entry, lambda sidecar: listing.has(os.path.basename(sidecar))
         )
 
     def _reason_against(self, image: Image, owner: str, entry: Entry | None) -> FlorenceError | None:

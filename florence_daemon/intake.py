@@ -57,7 +57,7 @@ class FolderIntake:
         self._forget_gone(listing, entries)
         by_stem: dict[str, list[str]] = defaultdict(list)
         for name in listing.images:
-            by_stem[os.path.splitext(name)[0]].append(name)
+            by_stem[sidecars.stem_of(name)].append(name)
         self._note_namesakes(listing.directory, by_stem)
         for names in by_stem.values():
             owner = names[0] if len(names) == 1 else self._owner(listing.directory, names)
@@ -109,7 +109,7 @@ class FolderIntake:
         path = listing.path(name)
         prefix = len(path) - len(name)
         if is_owner and not self._needs.due(
-            path, folder.outputs, folder.overwrite, entry, lambda sidecar: sidecar[prefix:] in listing.names
+            path, folder.outputs, folder.overwrite, entry, lambda sidecar: listing.has(sidecar[prefix:])
         ):
             self._settle(path, entry)
             return False
@@ -143,7 +143,7 @@ class FolderIntake:
     def _images_beside(self, folder: FolderConfig, directory: str, name: str) -> list[str]:
         scanned_s, namesakes = self._scanned.get(directory, (-NAMESAKES_S, {}))
         if self._clock() - scanned_s < NAMESAKES_S:
-            return [other for other in namesakes.get(os.path.splitext(name)[0], []) if other != name]
+            return [other for other in namesakes.get(sidecars.stem_of(name), []) if other != name]
         beside = sidecars.images_beside(os.path.join(directory, name))
         return [other for other in beside if is_wanted(folder, os.path.join(directory, other))]
 

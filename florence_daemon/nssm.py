@@ -14,6 +14,7 @@ from pathlib import Path
 from florence_daemon import config_file
 from florence_daemon.config import Config
 from florence_daemon.errors import ServiceError, UsageError
+from florence_daemon.folders.mounts import is_share
 
 NAME = "florence-daemon"
 CONFIG_FILE = "florence-daemon.yaml"
@@ -28,8 +29,6 @@ THROTTLE_MS = 5_000
 RESTART_DELAY_MS = 5_000
 LOG_BYTES = 10 * 1024 * 1024
 WAIT_S = STOP_MS / 1000 + 10.0
-# What GetDriveTypeW says of a drive letter that stands for a network share.
-DRIVE_REMOTE = 4
 
 
 @dataclass(frozen=True)
@@ -146,11 +145,10 @@ def uninstall(name: str, nssm: Path | None) -> None:
     print(f"{name}: removed; {planned(None, name).home} (settings, state, models, logs) stays")
 
 
-def mapped_folders(config: Config, drive_type: Callable[[str], int] | None = None) -> list[str]:
+def mapped_folders(config: Config, is_share: Callable[[str], bool] = is_share) -> list[str]:
     """The configured folders on drive letters that stand for network shares: those belong to a person's session."""
-    drive_type = drive_type or _drive_type
     paths = [str(folder.path) for folder in config.folders]
-    return [path for path in paths if path[1:3] == ":\\" and drive_type(path[:3]) == DRIVE_REMOTE]
+    return [path for path in paths if not path.startswith("\\\\") and is_share(path)]
 
 
 class Nssm:
@@ -238,11 +236,3 @@ def is_administrator() -> bool:
     import ctypes
 
     return bool(ctypes.windll.shell32.IsUserAnAdmin())
-
-
-def _drive_type(root: str) -> int:
-    if sys.platform != "win32":
-        return 0
-    import ctypes
-
-    return int(ctypes.windll.kernel32.GetDriveTypeW(root))

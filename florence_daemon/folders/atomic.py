@@ -9,6 +9,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 from florence_daemon.folders.settle import Stamp
 
@@ -16,6 +17,10 @@ from florence_daemon.folders.settle import Stamp
 PREFIX = ".florence-"
 # Where it cannot be told whether its process lives, it counts as left after so long.
 OLD_S = 3600.0
+# Windows moves and removes no file that a scanner or a viewer has open, which is mostly for a moment: seconds between
+# tries, and the errors that mean this (access denied, sharing violation, lock violation).
+PATIENCE_S = (0.02, 0.05, 0.1, 0.2, 0.4)
+HELD_OPEN = (5, 32, 33)
 
 
 class Directory:
@@ -74,7 +79,7 @@ class Directory:
                 self._replace(temporary, name)
         finally:
             with contextlib.suppress(OSError):
-                os.unlink(self._at(temporary), dir_fd=self._handle)
+                patiently(partial(os.unlink, self._at(temporary), dir_fd=self._handle))
         if self._handle is not None:
             os.fsync(self._handle)
         return True
@@ -93,7 +98,8 @@ class Directory:
         return True
 
     def _replace(self, temporary: str, name: str) -> None:
-        os.replace(self._at(temporary), self._at(name), src_dir_fd=self._handle, dst_dir_fd=self._handle)
+        places = self._at(temporary), self._at(name)
+        patiently(partial(os.replace, *places, src_dir_fd=self._handle, dst_dir_fd=self._handle))
 
     def _exists(self, name: str) -> bool:
         try:
@@ -108,6 +114,18 @@ class Directory:
     def _at(self, name: str) -> str:
         """The name itself where it counts from the handle, else its path."""
         return name if self._handle is not None else os.path.join(self.path, name)
+
+
+def patiently(do: Callable[[], None], sleep: Callable[[float], None] = time.sleep) -> None:
+    """Do it, on Windows again for a second while another program has the file open. Raises: what `do` raises."""
+    for pause_s in PATIENCE_S:
+        try:
+            return do()
+        except OSError as error:
+            if getattr(error, "winerror", None) not in HELD_OPEN:
+                raise
+        sleep(pause_s)
+    return do()
 
 
 def remove_left_behind(directory: str, names: frozenset[str]) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
+import ntpath
 import os
 import re
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 
 # Linux lists them here; elsewhere no mount is known, and a folder is told by its device and inode alone.
 MOUNTS = "/proc/self/mountinfo"
+# What GetDriveTypeW says of a drive letter that stands for a network share.
+DRIVE_REMOTE = 4
 # File systems that others write to as well, behind this kernel's back. FUSE ones are among them (sshfs, rclone,
 # bindfs, mergerfs), except for fuseblk: that is a local disk.
 WITHOUT_EVENTS = frozenset(
@@ -75,11 +81,27 @@ def place_of(path: str, mounts: str = MOUNTS) -> Place:
     status = os.stat(path)
     if not os.path.isdir(path):
         raise NotADirectoryError(20, "this is not a folder", path)
+    if sys.platform == "win32":
+        # A server tells of changes on shares, but not of all of them and not every server does.
+        own = Mount(0, "", os.path.splitdrive(path)[0], "cifs") if is_share(path) else None
+        return Place(status.st_dev, status.st_ino, own, ())
     table = read_mounts(mounts)
     real = os.path.realpath(path)
     inside = os.path.join(real, "")
     below = tuple(mount for mount in table if mount.point.startswith(inside))
     return Place(status.st_dev, status.st_ino, mount_of(real, table), below)
+
+
+def is_share(path: str, drive_type: Callable[[str], int] | None = None) -> bool:
+    r"""Tell whether Windows has this path from a server: `\\server\share`, or a drive letter that stands for one."""
+    root = ntpath.splitdrive(path)[0] + "\\"
+    return root.startswith("\\\\") or (drive_type or _drive_type)(root) == DRIVE_REMOTE
+
+
+def _drive_type(root: str) -> int:
+    if sys.platform != "win32":
+        return 0
+    return int(ctypes.windll.kernel32.GetDriveTypeW(root))
 
 
 def mount_of(path: str, table: list[Mount]) -> Mount | None:

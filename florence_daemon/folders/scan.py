@@ -7,6 +7,7 @@ import stat
 import sys
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from florence_daemon.config import FolderConfig
 from florence_daemon.folders.names import is_directory_name, is_image_name, is_taken
@@ -27,6 +28,14 @@ class Listing:
     def path(self, name: str) -> str:
         """The path of one of the names."""
         return os.path.join(self.directory, name)
+
+    def has(self, name: str) -> bool:
+        """Tell whether there is something of this name, in which Windows ignores case."""
+        return name in self.names or (os.name == "nt" and os.path.normcase(name) in self._folded)
+
+    @cached_property
+    def _folded(self) -> frozenset[str]:
+        return frozenset(map(os.path.normcase, self.names))
 
 
 def list_directories(

@@ -25,16 +25,29 @@ def sidecar_path(image: str, output: OutputConfig) -> str:
     return os.path.splitext(image)[0] + output.suffix
 
 
+def stem_of(name: str) -> str:
+    """What two pictures of a directory must not have in common, since they would share a sidecar.
+
+    Windows ignores case.
+    """
+    return os.path.normcase(os.path.splitext(name)[0])
+
+
 def check_names(image: str, outputs: Iterable[OutputConfig]) -> None:
     """Raises: SidecarError when a sidecar's name is too long for the file system: the picture's may be as it is."""
     for output in outputs:
-        try:
-            os.lstat(sidecar_path(image, output))
-        except OSError as error:
-            if error.errno == errno.ENAMETOOLONG:
-                raise SidecarError(
-                    f"with {output.suffix} its name is too long; give the picture a shorter one"
-                ) from None
+        if _is_too_long(sidecar_path(image, output)):
+            raise SidecarError(f"with {output.suffix} its name is too long; give the picture a shorter one")
+
+
+def _is_too_long(path: str) -> bool:
+    if os.name == "nt":  # which only says that there is no such file
+        return len(os.path.basename(path).encode("utf-16-le", "surrogatepass")) > 2 * 255
+    try:
+        os.lstat(path)
+    except OSError as error:
+        return error.errno == errno.ENAMETOOLONG
+    return False
 
 
 def images_beside(image: str) -> list[str]:
@@ -43,20 +56,19 @@ def images_beside(image: str) -> list[str]:
     Only what the directory lists counts: on a file system that ignores case, `a.JPG` is found but is `a.jpg` itself.
     """
     directory, name = os.path.split(image)
-    stem = os.path.splitext(name)[0]
-    found = [
-        other
+    stem, own = os.path.splitext(name)[0], os.path.normcase(name)
+    found = {
+        os.path.normcase(other)
         for suffix in IMAGE_SUFFIXES
         for other in (stem + suffix, stem + suffix.upper())
-        if other != name and os.path.isfile(os.path.join(directory, other))
-    ]
+        if os.path.normcase(other) != own and os.path.isfile(os.path.join(directory, other))
+    }
     if not found:
         return []
     try:
-        listed = set(os.listdir(directory))
+        return sorted(each for each in os.listdir(directory) if os.path.normcase(each) in found)
     except OSError:
         return []
-    return sorted(listed.intersection(found))
 
 
 def owner_in_another_case(image: str, outputs: Iterable[OutputConfig]) -> str | None:

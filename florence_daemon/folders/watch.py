@@ -134,5 +134,5 @@ class Watcher:
 
 
 def is_inside(path: str, directory: str) -> bool:
-    """Tell whether `path` is below `directory`, going by the names."""
-    return path.startswith(os.path.join(directory, ""))
+    """Tell whether `path` is below `directory`, going by the names, in which Windows ignores case."""
+    return os.path.normcase(path).startswith(os.path.normcase(os.path.join(directory, "")))

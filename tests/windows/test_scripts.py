@@ -9,9 +9,9 @@ import pytest
 import tree_sitter
 import tree_sitter_powershell
 
-from florence_daemon import nssm
 from florence_daemon.config import Config, FolderConfig
-from florence_daemon.nssm import WindowsService, commands, settings
+from florence_daemon.folders.mounts import DRIVE_REMOTE, is_share
+from florence_daemon.nssm import WindowsService, commands, mapped_folders, settings
 from tests.test_documentation import help_of
 
 SCRIPTS = sorted((Path(__file__).parents[2] / "windows").glob("*.ps1"))
@@ -105,5 +105,7 @@ def test_mapped_drives_are_found() -> None:
             FolderConfig(path=PureWindowsPath(path)) for path in (r"C:\in", r"Z:\photos", r"\\server\share\in")
         )
     )
-    types = {"C:\\": 3, "Z:\\": nssm.DRIVE_REMOTE}
-    assert nssm.mapped_folders(config, types.__getitem__) == [r"Z:\photos"]
+    types = {"C:\\": 3, "Z:\\": DRIVE_REMOTE}
+    found = mapped_folders(config, lambda path: is_share(path, types.__getitem__))
+    assert found == [r"Z:\photos"]
+    assert is_share(r"\\server\share\in", types.__getitem__)
