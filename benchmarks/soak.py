@@ -26,6 +26,7 @@ from benchmarks.faults.findings import Finding, keep_findings, load_findings, ru
 from benchmarks.faults.full_disk import fill_the_disk, forbid, make_read_only
 from benchmarks.faults.idle import stay_idle
 from benchmarks.faults.kills import kill_at_calls, kill_by_chance, why_no_strace
+from benchmarks.faults.malformed import send_malformed
 from benchmarks.faults.names import caption_names
 from benchmarks.faults.page import write_page
 from benchmarks.faults.rows import ROWS
@@ -57,12 +58,12 @@ def kills(directory: Path) -> Finding:
             say(f"kills: {number} of 200")
 
     found = kill_by_chance(directory, pictures=500, kills=200, seed=SEED, say=tell)
-    held = (found.lost, found.torn, found.listed, found.left_over) == (0, 0, 0, 0) and found.twice <= found.in_flight
+    held = (found.lost, found.torn, found.left_over) == (0, 0, 0) and found.twice <= found.in_flight
     return _finding(
         held,
         f"{found.kills} random SIGKILLs over {found.pictures} pictures: lost {found.lost}, torn {found.torn}, "
         f"captioned twice {found.twice} (in flight at the kills: {found.in_flight}), "
-        f"temporary files left {found.left_over}",
+        f"temporary files left {found.left_over}, set aside for a while {found.aside}",
     )
 
 
@@ -71,7 +72,7 @@ def calls(directory: Path) -> Finding:
     if reason := why_no_strace():
         return Finding.now("skipped", reason)
     found, never = kill_at_calls(directory, pictures=300, calls=CALLS)
-    held = (found.lost, found.torn, found.listed, found.left_over) == (0, 0, 0, 0)
+    held = (found.lost, found.torn, found.left_over) == (0, 0, 0)
     return _finding(
         held,
         f"killed just before the nth link, unlink, fsync, pwrite or write of a thread, {len(CALLS) - len(never)} "
@@ -102,6 +103,28 @@ def clients(directory: Path) -> Finding:
         f"answers, {found.wrong} wrong, {errors} errors, {found.asked_to_wait:,} times 503 with Retry-After; median "
         f"{found.p50_s:.2f} s, p99 {found.p99_s:.2f} s; memory {found.early_mb:.0f} → {found.late_mb:.0f} MB, "
         f"descriptors {found.early_descriptors:.0f} → {found.late_descriptors:.0f}",
+    )
+
+
+def requests(directory: Path) -> Finding:
+    """10,000 requests that nobody should send."""
+    sent = 0
+
+    def tell(count: int) -> None:
+        nonlocal sent
+        sent += count
+        say(f"requests: {sent:,} of 10,000")
+
+    found = send_malformed(directory, 10_000, SEED, tell)
+    errors = sum(found.proper.errors.values()) + found.proper.wrong
+    failed = sum(count for status, count in found.statuses.items() if status >= 500)
+    for each in found.unfair[:20]:
+        say(each)
+    return _finding(
+        not found.unfair and not found.tracebacks and not errors,
+        f"{found.requests:,} malformed requests: {failed} answers of 5xx, {len(found.unfair)} unfair, "
+        f"{found.tracebacks} tracebacks; a client that asked properly meanwhile: {found.proper.answers:,} answers, "
+        f"{errors} errors, p99 {found.proper.p99_s:.2f} s",
     )
 
 
@@ -163,6 +186,7 @@ PARTS = {
     "trees": Part("1,000,000 files", 8, trees),
     "disk": Part("full, read-only and forbidden folders", 4, disk),
     "clients": Part("64 clients for 10 minutes", 10, clients),
+    "requests": Part("10,000 malformed requests", 4, requests),
     "idle": Part("10 idle minutes", 11, idle),
 }
 TESTS_MINUTES = 5.0

@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from benchmarks.faults.process import DaemonProcess
-from florence_daemon.demo_pictures import draw_picture, encode_picture, true_answer
+from florence_daemon.demo_pictures import draw_picture, encode_picture
 
 CONFIG = json.dumps({"model": {"name": "demo", "idle_unload_s": -1}})
 PROMPT = "<CAPTION>"
@@ -66,25 +66,40 @@ class _Tally:
 def load_with_clients(
     directory: Path, clients: int, seconds: float, say: Callable[[str], None] = lambda text: None
 ) -> Load:
-    """Let so many clients ask for captions, each one picture after the other, in every form that the API takes."""
-    drawn = [draw_picture(random.Random(number), SIZE_PX) for number in range(PICTURES)]
-    pictures = [(encode_picture(each.image, "PNG"), true_answer(PROMPT, each)) for each in drawn]
+    """Let so many clients ask for captions for so long, in every form that the API takes."""
     with DaemonProcess(directory / "home", CONFIG) as daemon:
-        expected = _expected(daemon, [content for content, _ in pictures])
-        tally, until_s = _Tally(), time.monotonic() + seconds
-        threads = [
-            threading.Thread(target=_ask_until, args=(daemon.url, number, until_s, pictures, expected, tally))
-            for number in range(clients)
-        ]
-        began_s = time.monotonic()
-        for thread in threads:
-            thread.start()
-        samples = _sample(daemon, until_s, lambda: say(f"{tally.seen['answer']:,} answers"))
-        for thread in threads:
-            thread.join()
-        took_s = time.monotonic() - began_s
-        time.sleep(0.5)
-        queue = daemon.status()["queue"]
+        until_s = time.monotonic() + seconds
+        return ask_together(daemon, clients, lambda: time.monotonic() >= until_s, min(SAMPLE_S, seconds / 20), say)
+
+
+def ask_together(
+    daemon: DaemonProcess,
+    clients: int,
+    is_over: Callable[[], bool],
+    sample_s: float = SAMPLE_S,
+    say: Callable[[str], None] = lambda text: None,
+) -> Load:
+    """Let so many clients ask, each for one picture after the other, until it is over."""
+    drawn = [draw_picture(random.Random(number), SIZE_PX) for number in range(PICTURES)]
+    pictures = [encode_picture(each.image, "PNG") for each in drawn]
+    expected = _expected(daemon, pictures)
+    tally, began_s = _Tally(), time.monotonic()
+    threads = [
+        threading.Thread(target=_ask, args=(daemon.url, number, is_over, pictures, expected, tally))
+        for number in range(clients)
+    ]
+    for thread in threads:
+        thread.start()
+    samples = [(daemon.resident_mb(), daemon.descriptors())]
+    while not is_over():
+        time.sleep(sample_s)
+        samples.append((daemon.resident_mb(), daemon.descriptors()))
+        say(f"{tally.seen['answer']:,} answers")
+    for thread in threads:
+        thread.join()
+    took_s = time.monotonic() - began_s
+    time.sleep(0.5)
+    queue = daemon.status()["queue"]
     return _judge(clients, took_s, tally, samples, queue["http"] + queue["running"])
 
 
@@ -122,17 +137,17 @@ def _post(connection: http.client.HTTPConnection, form: str, content: bytes) -> 
     return response.status, response.getheader("Retry-After"), response.read()
 
 
-def _ask_until(
-    url: str, number: int, until_s: float, pictures: list[tuple[bytes, str]], expected: list[str], tally: _Tally
+def _ask(
+    url: str, number: int, is_over: Callable[[], bool], pictures: list[bytes], expected: list[str], tally: _Tally
 ) -> None:
     """One client: keeps its connection, waits when it is told to."""
     chance = random.Random(number)
     connection = _connect(url)
-    while time.monotonic() < until_s:
+    while not is_over():
         which = chance.randrange(len(pictures))
         began_s = time.monotonic()
         try:
-            status, retry_after, body = _post(connection, chance.choice(("json", "raw", "form")), pictures[which][0])
+            status, retry_after, body = _post(connection, chance.choice(("json", "raw", "form")), pictures[which])
         except (OSError, http.client.HTTPException) as error:
             tally.count(type(error).__name__)
             connection.close()
@@ -142,25 +157,15 @@ def _ask_until(
             tally.count("answer" if is_right else "wrong", time.monotonic() - began_s)
         elif status == 503 and retry_after is not None:
             tally.count("wait")
-            time.sleep(min(float(retry_after), max(0.0, until_s - time.monotonic())) * chance.uniform(0.5, 1))
+            time.sleep(float(retry_after) * chance.uniform(0.5, 1))
         else:
             tally.count(f"HTTP {status}")
     connection.close()
 
 
-def _sample(daemon: DaemonProcess, until_s: float, say: Callable[[], None]) -> list[tuple[float, int]]:
-    samples = []
-    every_s = min(SAMPLE_S, (until_s - time.monotonic()) / 20)
-    while time.monotonic() < until_s:
-        time.sleep(every_s)
-        samples.append((daemon.resident_mb(), daemon.descriptors()))
-        say()
-    return samples
-
-
 def _judge(clients: int, seconds: float, tally: _Tally, samples: list[tuple[float, int]], left: int) -> Load:
     tenth = max(1, len(samples) // 10)
-    early, late = samples[tenth : 2 * tenth], samples[-tenth:]
+    early, late = samples[tenth : 2 * tenth] or samples, samples[-tenth:]
     seen = tally.seen
     took = sorted(tally.took_s) or [0.0]
     return Load(
