@@ -125,6 +125,8 @@ class Works:
         for job in self.queue.close():
             if job.future.set_running_or_notify_cancel():
                 job.future.set_exception(Stopping("the daemon is stopping; send this again when it is back"))
+        if self.engine.state().name != "loaded":
+            at_once = True  # nothing is begun yet, and nobody waits for a model to load only to stop then
         if not at_once and not self.queue.wait_until_done(DRAIN_S):
             log.warning("what runs did not end within %g s and is given up; the next start takes it up", DRAIN_S)
             at_once = True

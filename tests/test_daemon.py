@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -157,22 +156,6 @@ def test_stop_finishes_what_runs_and_exits_0(start_daemon: StartDaemon, folder: 
     again = start_daemon(config=watching(folder))
     wait_for(lambda: len(list(folder.glob("*.t*"))) == 2 * len(pictures), 120)
     assert again.get("/status")["queue"]["captioned"] == len(pictures) - len(done)
-
-
-def test_request_that_waits_at_the_stop_is_told_so(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon()
-    answers: list[httpx.Response] = []
-    threads = [threading.Thread(target=lambda: answers.append(process_image(daemon, jpeg()))) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    wait_for(lambda: daemon.get("/status")["queue"]["running"] >= 1)
-    wait_for(lambda: sum(daemon.get("/status")["queue"][kind] for kind in ("http", "running")) == 6)
-    assert daemon.stop() == 0
-    for thread in threads:
-        thread.join()
-    assert {answer.status_code for answer in answers} <= {200, 503}
-    assert [answer for answer in answers if answer.status_code == 200]
-    assert all("stopping" in answer.json()["detail"] for answer in answers if answer.status_code == 503)
 
 
 def test_copy_that_takes_a_while_is_captioned_once_and_whole(start_daemon: StartDaemon, folder: Path) -> None:

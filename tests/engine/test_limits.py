@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +18,7 @@ import pytest
 from PIL import Image
 
 from florence_daemon.demo_pictures import encode_picture
-from florence_daemon.engine import handle, process
+from florence_daemon.engine import handle, limits, process
 from florence_daemon.engine.handle import Child, Excess, Pending, taken_bytes
 from florence_daemon.engine.limits import Limits, Overseer, memory_limit_bytes
 from florence_daemon.engine.memory import all_ram_bytes
@@ -105,6 +106,22 @@ def test_memory_limit_of_a_configuration_in_bytes() -> None:
     total = all_ram_bytes()
     assert total is not None
     assert memory_limit_bytes(0) == int(0.9 * total)
+
+
+def test_process_that_not_even_the_kernel_can_end_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(limits, "STUCK_S", 0.05)
+
+    class Undying:
+        pid = os.getpid()
+
+        def kill(self) -> None:
+            pass
+
+    child = Child(cast(Any, Undying()))
+    assert not limits.oversee(child, Limits(load_s=5), iter([0.0, 1.0, 2.0, 3.0, 4.0, 5.1]).__next__, nullcontext())
+    assert "cannot be ended: its driver or its disk hangs" in caplog.text
 
 
 # With real processes.

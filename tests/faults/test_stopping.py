@@ -55,6 +55,7 @@ def test_nothing_new_is_taken_while_what_runs_is_finished(start: StartDaemon, fo
     for thread in threads:
         thread.start()
     wait_for(lambda: daemon.status()["queue"]["http"] == 4, 20, "four to run, and four to wait")
+    wait_for(lambda: daemon.inferred("begun"), 20, "the engine to begin")
     daemon.process.send_signal(signal.SIGTERM)
     wait_for(lambda: len(answers) == 4, 20, "those that wait to be told")
     assert {answer.status_code for answer in answers} == {503}
@@ -93,6 +94,25 @@ def test_second_signal_ends_it_at_once_and_nothing_is_lost(
     start(FakeSettings())
     wait_for(lambda: count_sidecars(folder) == 20, 60, "what was begun, and the rest")
     figure(f"ended {stopped_s:.1f} s after the second signal; 20 of 20 captioned after the next start")
+
+
+def test_stop_does_not_wait_for_a_model_that_loads(start: StartDaemon, folder: Path, figure: Figure) -> None:
+    write_jpegs(folder, range(5))
+    daemon = start(FakeSettings(load_s=600))
+    wait_for(lambda: daemon.status()["model"]["state"] == "loading", 20, "the model to load")
+    answers: list[httpx.Response] = []
+    person = threading.Thread(target=lambda: answers.append(ask(daemon, 9)))
+    person.start()
+    wait_for(lambda: daemon.status()["queue"]["running"] == 5, 20, "four pictures and a request to wait for it")
+    began_s = time.monotonic()
+    assert daemon.stop() == 0
+    stopped_s = time.monotonic() - began_s
+    assert stopped_s < 10
+    person.join()
+    assert (answers[0].status_code, answers[0].headers["Retry-After"]) == (503, "10")
+    start(FakeSettings())
+    wait_for(lambda: count_sidecars(folder) == 5, 60, "what had waited")
+    figure(f"stopped in {stopped_s:.1f} s while the model loaded; 5 of 5 captioned after the next start")
 
 
 def test_engine_that_stands_still_ends_with_a_daemon_that_is_killed(tmp_path: Path, folder: Path) -> None:
