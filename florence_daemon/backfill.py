@@ -98,13 +98,17 @@ class Backfill:
         A directory at a time is in memory, and the ledger is asked once for each.
         """
         for path in self._paths:
-            if path.is_file():
-                name = path.name
-                listings = iter([Listing(os.fspath(path.parent), (name,), frozenset(os.listdir(path.parent)))])
-            else:
-                listings = list_directories(FolderConfig(path=path), on_error=self._on_unreadable)
-            for listing in listings:
+            for listing in self._listings(path):
                 yield from self._images_of(listing)
+
+    def _listings(self, path: Path) -> Iterator[Listing]:
+        if not path.is_file():
+            yield from list_directories(FolderConfig(path=path), on_error=self._on_unreadable)
+            return
+        try:
+            yield Listing(os.fspath(path.parent), (path.name,), frozenset(os.listdir(path.parent)))
+        except OSError as error:
+            self._on_unreadable(error)
 
     def _images_of(self, listing: Listing) -> Iterator[tuple[Image, FlorenceError | None]]:
         known = self.ledger.troubled if self._overwrite == "never" else self.ledger.known

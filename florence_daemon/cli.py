@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -175,19 +176,20 @@ def backfill(
 
     _refuse_both(model, server)
     settings = _settings(config, model=model)
-    work = Backfill(
-        paths,
-        _outputs(prompt or [], ext or []),
-        open_ledger(settings),
-        makes_of(settings, server or ()),
-        overwrite=overwrite.value,
-        on_unreadable=lambda error: print(
-            f"{error.filename}: cannot be looked into: {error.strerror}", file=sys.stderr
-        ),
-    )
-    if dry_run:
-        raise typer.Exit(list_work(work, as_json=as_json))
-    raise typer.Exit(run_backfill(work, settings, server or [], as_json=as_json))
+    with closing(open_ledger(settings)) as ledger:
+        work = Backfill(
+            paths,
+            _outputs(prompt or [], ext or []),
+            ledger,
+            makes_of(settings, server or ()),
+            overwrite=overwrite.value,
+            on_unreadable=lambda error: print(
+                f"{error.filename}: cannot be looked into: {error.strerror}", file=sys.stderr
+            ),
+        )
+        if dry_run:
+            raise typer.Exit(list_work(work, as_json=as_json))
+        raise typer.Exit(run_backfill(work, settings, server or [], as_json=as_json))
 
 
 @app.command()

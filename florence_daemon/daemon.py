@@ -23,7 +23,7 @@ from florence_daemon.folders.ledger import Ledger
 from florence_daemon.folders.needs import Needs
 from florence_daemon.folders.records import Failure, making_of
 from florence_daemon.folders.root import RootWatcher
-from florence_daemon.folders.watch import Watcher
+from florence_daemon.folders.watch import Watcher, is_inside
 from florence_daemon.http.app import QUEUED_PATHS, create_app
 from florence_daemon.http.health import Readiness
 from florence_daemon.http.places import Places
@@ -223,8 +223,17 @@ class Daemon:
                 "failed": counts.failed,
             },
             "folders": [self._folder_status(root) for root in self.watcher.roots],
-            "failures": [self._failure_status(each) for each in self.ledger.failures() if os.path.lexists(each.path)],
+            "failures": [self._failure_status(each) for each in self._failures()],
         }
+
+    def _failures(self) -> list[Failure]:
+        """Those that are there still, in folders that are watched: a backfill elsewhere has told of its own."""
+        paths = [root.path for root in self.watcher.roots]
+        return [
+            failure
+            for failure in self.ledger.failures()
+            if any(is_inside(failure.path, path) for path in paths) and os.path.lexists(failure.path)
+        ]
 
     def readiness(self) -> Readiness:
         """How the daemon is doing, for a load balancer: degraded still takes work."""

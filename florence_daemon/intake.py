@@ -157,7 +157,8 @@ class FolderIntake:
         self._scanned[directory] = (now_s, {stem: names for stem, names in by_stem.items() if len(names) > 1})
 
     def _forget_gone(self, listing: Listing, entries: dict[str, Entry]) -> None:
-        """What failed and is gone is not missed."""
+        """What failed and is gone, or is not taken any more, is not missed."""
+        taken = set(listing.images)
         for name, entry in entries.items():
-            if entry.failure is not None and name not in listing.names:
+            if entry.failure is not None and name not in taken:
                 self._ledger.settled(listing.path(name))

@@ -47,6 +47,11 @@ class SidecarWriter:
                 return image.overwrite == "always"
 
             done_outputs = sidecars.write_all(directory, name, texts, may_replace)
+            if image.overwrite == "never" and directory.stamp_of(name) is None:
+                # It went away in these very milliseconds: what was new a moment ago belongs to nothing.
+                for output in done_outputs:
+                    directory.remove(sidecars.sidecar_path(name, output))
+                raise PictureChanged("went away while its sidecars were written; they were removed")
         self._ledger.written(image.path, [written[output] for output in done_outputs])
         return bool(done_outputs)
 

@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -221,6 +222,31 @@ def test_image_deleted_during_the_work_leaves_nothing_behind(setup: Setup, engin
     setup.submit()
     setup.worker.run_once(0)
     assert os.listdir(setup.folder.path) == []
+    assert setup.reasons() == {}
+
+
+def test_image_deleted_while_its_sidecars_are_written_leaves_nothing_behind(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = atomic.Directory.write
+
+    def write_and_delete(*arguments: Any) -> bool:
+        setup.image.unlink(missing_ok=True)
+        return write(*arguments)
+
+    monkeypatch.setattr(atomic.Directory, "write", write_and_delete)
+    setup.submit()
+    setup.worker.run_once(0)
+    assert os.listdir(setup.folder.path) == []
+    assert setup.queue.is_idle()
+
+
+def test_failure_of_a_picture_that_is_not_taken_any_more_leaves_the_list(setup: Setup, engine: FakeEngine) -> None:
+    engine.error = PictureError("is not a picture")
+    setup.submit()
+    setup.worker.run_once(0)
+    setup.folder = attrs.evolve(setup.folder, exclude=("*.jpg",))
+    assert setup.lacking() == []
     assert setup.reasons() == {}
 
 

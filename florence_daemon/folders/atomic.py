@@ -84,6 +84,11 @@ class Directory:
             os.fsync(self._handle)
         return True
 
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._at(name), dir_fd=self._handle)
+
     def _move_new(self, temporary: str, name: str) -> bool:
         """Give the file its name unless that is taken: unlike a rename, a hard link fails where a file exists."""
         try:

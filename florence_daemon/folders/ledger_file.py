@@ -119,9 +119,17 @@ class LedgerFile:
             except sqlite3.DatabaseError as error:
                 if type(error) is not sqlite3.DatabaseError:
                     raise
-                self._set_aside(error)
-                self._open_file()
+                self._begin_anew(error)
         return work(self._connection)
+
+    def _begin_anew(self, error: sqlite3.DatabaseError) -> None:
+        self._connection.close()  # Windows renames no file that is open.
+        try:
+            self._set_aside(error)
+        except OSError as refused:
+            self._go_on_in_memory(refused)
+        else:
+            self._open_file()
 
     def _look_after(self) -> None:
         """Open the file anew when it was taken away or replaced, and when it is time to try again."""
