@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -286,3 +287,43 @@ def test_state_directory_that_cannot_be_had_is_stood_in_for_by_memory(
     again = Ledger(tmp_path / "state")
     assert len(again.failures()) == 1
     again.close()
+
+
+FULL_DISK = """
+import sys
+from pathlib import Path
+from florence_daemon.folders.ledger import Ledger
+state = Path(sys.argv[1])
+ledger = Ledger(state)
+ledger.failed("/a/before.jpg", "is truncated", None)
+filler = state / "filler"
+try:
+    with filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+except OSError:
+    pass
+for number in range(300):
+    ledger.failed(f"/a/{number}.jpg", "is truncated", None)
+print("full:", ledger.health)
+filler.unlink()
+ledger._file._retry_s = 0.0
+failures = ledger.failures()
+print("free:", ledger.health, len(failures), "/a/before.jpg" in [failure.path for failure in failures])
+ledger.close()
+"""
+
+
+def test_full_disk_turns_the_ledger_to_memory_and_back(tmp_path: Path) -> None:
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-Urm", "true"], check=False).returncode:
+        pytest.skip("this machine lets nobody have a mount of their own (unshare -Urm)")
+    script = 'mount -t tmpfs -o size=600k none "$1" && exec "$2" -c "$3" "$1"'
+    ended = subprocess.run(
+        ["unshare", "-Urm", "sh", "-c", script, "sh", str(tmp_path), sys.executable, FULL_DISK],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    full, free = ended.stdout.splitlines()
+    assert "database or disk is full" in full or "disk I/O error" in full
+    assert free == "free: None 301 True", "some were noted on disk, the others in memory; all are there again"

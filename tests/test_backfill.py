@@ -1,0 +1,159 @@
+"""A backfill's run: what it tries, in how large a window, and what ends it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from florence_daemon.backfill import WINDOW, Backfill
+from florence_daemon.config import ModelConfig, OutputConfig
+from florence_daemon.engine.protocol import Done
+from florence_daemon.errors import DiskFull, PictureError
+from florence_daemon.folders.ledger import SET_ASIDE, Ledger
+from florence_daemon.folders.records import making_of
+from florence_daemon.folders.settle import stamp_of
+from florence_daemon.queue import Image
+from florence_daemon.worker import asks_of
+from tests.conftest import clean_environment, done, run_command, wait_for
+from tests.pictures import write_many
+
+CAPTION = OutputConfig(prompt="CAPTION", ext="txt")
+
+
+@pytest.fixture
+def ledger() -> Iterator[Ledger]:
+    ledger = Ledger()
+    yield ledger
+    ledger.close()
+
+
+def backfill(folder: Path, ledger: Ledger, overwrite: str = "never") -> Backfill:
+    return Backfill([folder], (CAPTION,), ledger, partial(making_of, ModelConfig(name="demo")), overwrite=overwrite)
+
+
+def write_empty(folder: Path, count: int) -> list[Path]:
+    """Files that are pictures by their names: nothing opens them here."""
+    paths = [folder / f"{number:04}.jpg" for number in range(count)]
+    for path in paths:
+        path.touch()
+    return paths
+
+
+def answer(image: Image) -> Future[Done]:
+    future: Future[Done] = Future()
+    future.set_result(done(asks_of(image.outputs)))
+    return future
+
+
+def test_only_a_window_of_the_pictures_is_under_way(tmp_path: Path, ledger: Ledger) -> None:
+    write_empty(tmp_path, 2 * WINDOW)
+    waiting: list[Future[Done]] = []
+
+    def submit(image: Image) -> Future[Done]:
+        waiting.append(Future())
+        if len(waiting) == WINDOW:
+            waiting[0].set_result(done(asks_of(image.outputs)))
+        return waiting[-1]
+
+    run = backfill(tmp_path, ledger).run(submit)
+    next(run)
+    assert len(waiting) == WINDOW
+    run.close()
+
+
+def test_each_directory_is_read_when_its_turn_comes(tmp_path: Path, ledger: Ledger) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write_empty(tmp_path / name, 3)
+    images = backfill(tmp_path, ledger).images()
+    first = list(itertools.islice(images, 3))
+    (tmp_path / "b" / "late.jpg").touch()
+    rest = list(images)
+    assert [os.path.basename(image.path) for image, _ in first] == ["0000.jpg", "0001.jpg", "0002.jpg"]
+    assert [os.path.basename(image.path) for image, _ in rest] == ["0000.jpg", "0001.jpg", "0002.jpg", "late.jpg"]
+
+
+def test_full_disk_ends_it(tmp_path: Path, ledger: Ledger) -> None:
+    write_empty(tmp_path, 3)
+
+    def submit(image: Image) -> Future[Done]:
+        future: Future[Done] = Future()
+        future.set_exception(DiskFull(f"{image.path}: cannot be written: No space left on device"))
+        return future
+
+    with pytest.raises(DiskFull, match="No space left on device"):
+        list(backfill(tmp_path, ledger).run(submit))
+
+
+def test_picture_that_brought_down_the_engine_is_not_tried_again_and_others_that_failed_are(
+    tmp_path: Path, ledger: Ledger
+) -> None:
+    bomb, text = write_empty(tmp_path, 2)
+    ledger.failed(str(bomb), "the engine process ended 3 times", stamp_of(str(bomb)), 3, error=SET_ASIDE)
+    ledger.failed(str(text), "is not a picture", stamp_of(str(text)), error=PictureError.__name__)
+    outcomes = {os.path.basename(outcome.image.path): outcome for outcome in backfill(tmp_path, ledger).run(answer)}
+    assert outcomes[bomb.name].reason == "the engine process ended 3 times"
+    assert outcomes[text.name].done is not None
+
+
+def test_pictures_that_share_a_sidecar_are_reported_and_always_means_all(tmp_path: Path, ledger: Ledger) -> None:
+    for name in ("a.jpg", "a.png", "b.jpg", "b.txt"):
+        (tmp_path / name).touch()
+    assert [os.path.basename(image.path) for image, _ in backfill(tmp_path, ledger).images()] == ["a.jpg", "a.png"]
+    reasons = {os.path.basename(image.path): reason for image, reason in backfill(tmp_path, ledger, "always").images()}
+    assert [name for name, reason in reasons.items() if reason is None] == ["a.jpg", "b.jpg"]
+    assert "belongs to a.jpg" in str(reasons["a.png"])
+
+
+def test_killed_backfill_is_taken_up_by_the_same_command(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    pictures = write_many(folder, 60)
+    command = ["backfill", str(folder), "--model", "demo", "--prompt", "CAPTION", "--ext", "txt"]
+    first = subprocess.Popen(
+        [sys.executable, "-m", "florence_daemon", *command], env=clean_environment(tmp_path), stderr=subprocess.DEVNULL
+    )
+    wait_for(lambda: len(list(folder.glob("*.txt"))) >= 3, 60)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    left = len(pictures) - len(list(folder.glob("*.txt")))
+    assert left > 0
+    again = run_command(*command, home=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert f"{left} of {left} images" in again.stderr
+    assert len(list(folder.glob("*.txt"))) == len(pictures)
+
+
+def test_backfill_on_a_full_disk_says_so_and_tears_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    write_many(tmp_path, 8)
+    # A tmpfs with room for the eight pictures and three files more.
+    script = """
+        mount -t tmpfs -o nr_inodes=12 none "$1" && cp ./*.jpg "$1" && shift && "$@"
+        code=$?; ls -A pictures; exit $code
+    """
+    command = [sys.executable, "-m", "florence_daemon", "backfill", str(folder), "--model", "demo"]
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-Urm", "true"], check=False).returncode:
+        pytest.skip("this machine lets nobody have a mount of their own (unshare -Urm)")
+    ended = subprocess.run(
+        ["unshare", "-Urm", "sh", "-c", script, "sh", str(folder), *command],
+        capture_output=True,
+        text=True,
+        env=clean_environment(tmp_path),
+        cwd=tmp_path,
+        check=False,
+    )
+    assert ended.returncode == 1, ended.stderr
+    assert "No space left on device; free some space, then the same command takes up there" in ended.stderr
+    assert not [name for name in ended.stdout.split() if name.startswith(".")]
