@@ -83,6 +83,9 @@ def uninstall(is_system: bool | None) -> None:
     if others == []:
         scope.gpu.parent.rmdir()
     scope.manage("daemon-reload")
+    scope.ask(
+        "systemctl", "reset-failed", UNIT
+    )  # one that had failed would be listed for ever; refused when it had not
     for path in (*(others or ()), *_what_stays(scope)):
         print(f"{path}: stays")
 

@@ -57,7 +57,8 @@ def plan_service(config: Config, path: Path, machine: Machine, *, is_system: boo
     }
     own = _own_directories(config, machine, is_system=is_system)
     writable = service_paths.outermost((*folders, *own))
-    seen = (*machine.program, str(path), *([config.model.name] if os.path.isabs(config.model.name) else []))
+    model = config.model.name if is_system else os.path.expanduser(config.model.name)
+    seen = (*machine.program, str(path), *([model] if os.path.isabs(model) else []))
     return Service(
         is_system=is_system,
         python=machine.python,

@@ -131,6 +131,32 @@ def test_wrong_configuration_is_not_tried_again_and_again(container: Container, 
     refused = container.run(*SERVICE, "install", check=False)
     assert refused.returncode == 78
     assert "model.num_beams: 0 is out of range" in refused.stderr
+    container.run(*SERVICE, "uninstall")
+    assert container.show("ActiveState", "LoadState") == ["inactive", "not-found"]
+
+
+def test_service_that_does_not_start_has_its_last_words_shown(
+    container: Container, install: Callable[..., str]
+) -> None:
+    install()
+    (container.root / CONFIG).write_text("{model: {name: demo}, server: {port: 80}}\n")
+    refused = container.run(*SERVICE, "install", check=False)
+    assert refused.returncode == 1
+    assert "the service did not start" in refused.stderr
+    assert "127.0.0.1:80 cannot be listened on: Permission denied" in refused.stderr.split("Its last words:")[1]
+
+
+def test_model_that_cannot_be_had_stops_the_installation_before_anything_is_written(
+    container: Container, install: Callable[..., str]
+) -> None:
+    install()
+    container.run(*SERVICE, "uninstall")
+    (container.root / CONFIG).write_text("model: {name: /srv/no-such-model}\n")
+    refused = container.run(*SERVICE, "install", check=False)
+    assert refused.returncode == 1
+    assert "no directory '/srv/no-such-model'" in refused.stderr
+    assert "nothing was installed" in refused.stderr
+    assert not (container.root / UNIT).exists()
 
 
 def test_stop_finishes_what_runs_and_the_start_goes_on(container: Container, install: Callable[..., str]) -> None:
