@@ -29,7 +29,7 @@ from florence_daemon.http.health import Readiness
 from florence_daemon.http.places import Places
 from florence_daemon.http.server import HttpServer
 from florence_daemon.intake import FolderIntake
-from florence_daemon.liveness import Keeper, Liveness
+from florence_daemon.liveness import SILENT_S, Keeper, Liveness
 from florence_daemon.logs import printable
 from florence_daemon.notify import ServiceManager
 from florence_daemon.queue import Job, JobQueue
@@ -157,7 +157,7 @@ class Daemon:
         self._started_s = time.monotonic()
         self._ready = False
         self._manager = manager or ServiceManager({})
-        liveness = Liveness(time.monotonic)
+        liveness = self._liveness = Liveness(time.monotonic)
         self.ledger = open_ledger(config)
         queue = JobQueue(config.server.max_queued)
         intake = FolderIntake(queue, self.ledger, Needs(self.ledger, partial(making_of, config.model)))
@@ -176,12 +176,12 @@ class Daemon:
         )
         self.server = HttpServer(app, config.server, places)
         self._watching = threading.Thread(target=self.watcher.run, name="watcher", daemon=True)
-        http_shows_life = liveness.expect("http")
+        self._http_shows_life = liveness.expect("http")
         self._keeper = Keeper(
             self._manager,
             liveness,
             time.monotonic,
-            ask=lambda: self.server.call_soon(http_shows_life),
+            ask=lambda: self.server.call_soon(self._http_shows_life),
             describe=self._describe,
         )
 
@@ -239,6 +239,10 @@ class Daemon:
         """How the daemon is doing, for a load balancer: degraded still takes work."""
         if not self._ready:
             return Readiness("stopping", ("the daemon takes no new work",))
+        self._http_shows_life()
+        silent = self._liveness.silent(SILENT_S)
+        if silent:
+            return Readiness("failed", tuple(f"{part}: no sign of life for {SILENT_S:g} s" for part in silent))
         engine = self.works.engine.state()
         if engine.refuses_for_s:
             return Readiness("failed", (str(engine.error),))

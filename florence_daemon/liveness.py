@@ -12,6 +12,8 @@ log = logging.getLogger(__name__)
 
 # Parts that have nothing to do show life this often.
 SHOW_S = 2.0
+# A part that is silent for this long hangs; systemd's WatchdogSec may say otherwise for its pings.
+SILENT_S = 60.0
 # The daemon is ready when every part has shown life; later than this it says so anyway, since HTTP is answered:
 # to look at a large or hanging folder for the first time must not count as a start that failed.
 READY_S = 30.0

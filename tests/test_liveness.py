@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from florence_daemon.liveness import READY_S, Keeper, Liveness
@@ -19,8 +20,9 @@ from tests.conftest import clean_environment
 
 WEDGED_WORKER = """
 import os, sys, time
-from florence_daemon import cli
+from florence_daemon import cli, daemon
 from florence_daemon.worker import Worker
+daemon.SILENT_S = 3.0
 step = Worker.run_once
 def run_once(worker, timeout_s):
     while os.path.exists({switch!r}):
@@ -166,8 +168,11 @@ def test_daemon_says_ready_and_pings_until_its_worker_hangs(tmp_path: Path) -> N
     listener, switch = Listener(str(tmp_path / "notify")), tmp_path / "hang"
     told = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "3000000"}
     script = WEDGED_WORKER.format(switch=str(switch))
-    with subprocess.Popen([sys.executable, "-c", script], env=clean_environment(tmp_path) | told) as daemon:
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, env=clean_environment(tmp_path) | told, stderr=subprocess.PIPE, text=True) as daemon:
         try:
+            assert daemon.stderr is not None
+            ready = daemon.stderr.readline().split()[-1] + "/health/ready"
             assert listener.wait_for("READY=1", 20)
             assert listener.wait_for("STATUS=model unloaded, 0 waiting, 0 running, 0 captioned, 0 failed", 5)
             for _ in range(3):
@@ -175,8 +180,11 @@ def test_daemon_says_ready_and_pings_until_its_worker_hangs(tmp_path: Path) -> N
             switch.touch()
             assert listener.wait_for("STATUS=worker: no sign of life", 8)
             assert not listener.wait_for("WATCHDOG=1", 2)
+            answer = httpx.get(ready)
+            assert (answer.status_code, answer.json()["reasons"]) == (503, ["worker: no sign of life for 3 s"])
             switch.unlink()
             assert listener.wait_for("WATCHDOG=1", 5)
+            assert httpx.get(ready).status_code == 200
             daemon.send_signal(signal.SIGTERM)
             assert listener.wait_for("STOPPING=1\nEXTEND_TIMEOUT_USEC=60000000", 5)
             assert daemon.wait(20) == 0
