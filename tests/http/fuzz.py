@@ -12,6 +12,7 @@ import random
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 PATHS = (
     *("/process_image", "/model", "/prompts", "/status", "/health/live", "/health/ready", "/openapi.json"),
@@ -33,7 +34,7 @@ METHODS = (
     "",
     "PRI",
 )
-PROMPTS = (
+PROMPTS: tuple[Any, ...] = (
     "<CAPTION>",
     "caption",
     "<OD> cat",
@@ -49,7 +50,7 @@ PROMPTS = (
     [],
     {},
 )
-JSON_VALUES = (
+JSON_VALUES: tuple[Any, ...] = (
     None,
     True,
     0,
