@@ -417,15 +417,16 @@ def _settings(
 
 
 def _replace(section: Section, **given: Any) -> Section:
-    """A section with what the command line gave. Raises: UsageError."""
+    """A section with what the command line gave. Raises: UsageError, ConfigError."""
     import attrs
 
-    from florence_daemon.config import BadSetting
+    from florence_daemon.config import BadSetting, MissingToken
 
     try:
         return attrs.evolve(section, **{name: value for name, value in given.items() if value is not None})
     except BadSetting as error:
-        raise UsageError(f"--{error.setting.replace('_', '-')}: {error}") from None
+        kind = ConfigError if isinstance(error, MissingToken) else UsageError
+        raise kind(f"--{error.setting.replace('_', '-')}: {error}") from None
 
 
 def _refuse_both(model: str | None, server: object) -> None:

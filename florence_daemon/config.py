@@ -34,6 +34,10 @@ class BadSetting(ValueError):
         self.setting = setting
 
 
+class MissingToken(BadSetting):
+    """The network is let in, and nothing says who of it."""
+
+
 def _between(low: float, high: float, also: float | None = None) -> Any:
     """Accept numbers from `low` to `high`, and the special value `also`."""
 
@@ -193,7 +197,7 @@ class ServerConfig:
 
     def __attrs_post_init__(self) -> None:
         if self.token is None and not is_loopback(self.host):
-            raise BadSetting(
+            raise MissingToken(
                 "host",
                 f"{self.host!r} lets other machines in, and server.token is not set. Set it to something long and "
                 "random, such as `openssl rand -hex 32` prints, in the file or as FLORENCE_DAEMON_SERVER__TOKEN; or "

@@ -152,3 +152,9 @@ def test_commands_ask_the_daemon_for_something(engine: FakeEngine, tmp_path: Pat
         assert unknown.returncode == 1
         assert f"{tmp_path}/elsewhere: nothing is known of it" in unknown.stderr
         assert api.actions.told == [("retry", None), ("rescan", "/pictures"), ("forget", "/pictures")]
+
+
+def test_network_without_a_token_is_a_configuration_error(tmp_path: Path) -> None:
+    refused = run_command("run", "--host", "0.0.0.0", "--model", "demo", home=tmp_path)
+    assert refused.returncode == 78
+    assert "--host: '0.0.0.0' lets other machines in, and server.token is not set" in refused.stderr

@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import FakeEngine
 from tests.http.api import PICTURE, Api, serving
+from tests.http.conftest import Figure
 from tests.http.fuzz import MAKERS, Case, cases, is_fair, send
 
 CASES = 700
@@ -21,7 +22,7 @@ def test_stream_of_bad_requests_is_repeatable() -> None:
 
 
 def test_bad_requests_get_a_4xx_and_everybody_else_the_answer(
-    engine: FakeEngine, caplog: pytest.LogCaptureFixture, record_property: pytest.RecordProperty
+    engine: FakeEngine, caplog: pytest.LogCaptureFixture, figure: Figure
 ) -> None:
     caplog.set_level(logging.WARNING)
     with serving(engine, max_queued=100, receive_timeout_s=20) as api, ThreadPoolExecutor(8) as pool:
@@ -37,7 +38,7 @@ def test_bad_requests_get_a_4xx_and_everybody_else_the_answer(
     assert [record for record in caplog.records if record.exc_info or record.levelno >= logging.ERROR] == []
     statuses = Counter(status for got in answers for status in got)
     assert {400, 403, 404, 405, 415, 422} <= set(statuses)
-    record_property("figure", f"{CASES} bad requests of {len(MAKERS)} kinds: 0 answers of 5xx, 0 tracebacks")
+    figure(f"{CASES} bad requests of {len(MAKERS)} kinds: 0 answers of 5xx, 0 tracebacks")
 
 
 @pytest.mark.parametrize("version", [b"1.0", b"1.1"])

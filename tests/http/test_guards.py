@@ -11,6 +11,7 @@ from florence_daemon.config import ServerConfig
 from florence_daemon.http.guards import Guards, Head
 from tests.conftest import FakeEngine
 from tests.http.api import BASE64, Api, error_of, serving
+from tests.http.conftest import Figure
 
 ASKING = {"image": BASE64, "prompt": "CAPTION"}
 TOKEN = "correct-horse-battery"
@@ -30,7 +31,7 @@ evil.example evil.example:54880 localhost.evil.example localhost@evil.example lo
 
 
 @pytest.mark.parametrize("host", ["", *FOREIGN_HOSTS.split()])
-def test_name_that_an_attacker_made_resolve_to_this_machine_is_refused(api: Api, host: str) -> None:
+def test_name_that_an_attacker_made_resolve_to_this_machine_is_refused(api: Api, host: str, figure: Figure) -> None:
     for response in (
         api.http.get("/status", headers={"Host": host}),
         api.http.get("/health/live", headers={"Host": host}),
@@ -41,12 +42,14 @@ def test_name_that_an_attacker_made_resolve_to_this_machine_is_refused(api: Api,
     assert api.engine.asked == []
 
 
-def test_every_host_that_a_request_names_must_be_ours(api: Api) -> None:
+def test_every_host_that_a_request_names_must_be_ours(api: Api, figure: Figure) -> None:
     absolute = b"GET http://evil.example/model HTTP/1.1\r\nHost: localhost\r\n\r\n"
     assert api.send(absolute).status == 403
     twice = b"GET /model HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n"
     assert api.send(twice).status == 403
     assert api.send(b"GET http://localhost/model HTTP/1.1\r\nHost: localhost\r\n\r\n").status == 200
+    names = 1 + len(FOREIGN_HOSTS.split())
+    figure(f"{names} foreign names, 6 foreign origins and 6 wrong tokens: each refused by the head")
 
 
 def test_host_may_be_missing_only_where_the_protocol_has_none(api: Api) -> None:
