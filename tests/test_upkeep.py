@@ -5,13 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from florence_daemon.http.openapi import document
 from tests.conftest import RunningDaemon, run_command, wait_for
 from tests.pictures import CAPTION, jpeg
 
+TYPES: dict[str, Any] = {
+    "string": str,
+    "number": int | float,
+    "integer": int,
+    "boolean": bool,
+    "null": type(None),
+    "array": list,
+    "object": dict,
+}
 StartDaemon = Callable[..., RunningDaemon]
 
 
@@ -27,12 +38,31 @@ def watching(*folders: Path) -> str:
     return json.dumps({"model": {"name": "demo"}, "folders": settings})
 
 
+def check_described(status: dict[str, Any]) -> None:
+    """Hold a real status to `/openapi.json`: every member is described, and is what it is described as."""
+    described = document()["components"]["schemas"]["Status"]
+    schemas = [described, described["properties"]["model"], described["properties"]["queue"]]
+    shown = [status, status["model"], status["queue"]]
+    for name in ("folders", "failures"):
+        schemas += [described["properties"][name]["items"]] * len(status[name])
+        shown += status[name]
+    assert len(shown) == 5
+    for schema, members in zip(schemas, shown, strict=True):
+        assert set(members) == set(schema["properties"]) == set(schema["required"])
+        for member, value in members.items():
+            kinds = schema["properties"][member].get("type", "string")
+            assert any(isinstance(value, TYPES[kind]) for kind in ([kinds] if isinstance(kinds, str) else kinds)), (
+                member
+            )
+
+
 def test_failed_image_is_tried_again_and_forgotten_when_told(start_daemon: StartDaemon, folder: Path) -> None:
     image = folder / b"broken\xff.jpg".decode(errors="surrogateescape")
     image.write_bytes(b"this is no picture")
     daemon = start_daemon(config=watching(folder))
     (failure,) = wait_for(lambda: daemon.get("/status")["failures"], 60)
     assert failure["attempts"] == 1
+    check_described(daemon.get("/status"))
     where = ("--server", daemon.url)
     # The name as /status shows it, escaped, since the name itself cannot be shown.
     told = run_command("retry", failure["path"], *where, home=folder.parent)

@@ -186,15 +186,30 @@ def _result() -> Schema:
 
 
 def _status() -> Schema:
-    failure = _object(
-        {"path": {"type": "string"}, "reason": {"type": "string"}, "attempts": {"type": "integer", "minimum": 1}}
-    )
-    folder = _object({"path": {"type": "string"}, "health": {"enum": ["ok", "degraded", "failed"]}})
+    text, count, seconds = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": ["number", "null"]}
+    unknown_text, unknown_count = {"type": ["string", "null"]}, {"type": ["integer", "null"]}
+    model: Schema = {
+        "name": text,
+        "state": {"enum": ["unloaded", "loading", "loaded", "restarting", "failed"]},
+        "pid": unknown_count,
+        "device": unknown_text,
+        "load_s": seconds,
+        "unloads_in_s": seconds,
+        "error": unknown_text,
+        "refuses_for_s": seconds,
+        "resident_mb": unknown_count,
+        "idle_unload_s": {"type": "number"},
+    }
+    queue = dict.fromkeys(("http", "folder", "backfill", "running", "settling", "captioned", "failed"), count)
+    health = {"enum": ["ok", "degraded", "failed"]}
+    watching = {"watching": text, "scanning": {"type": "boolean"}, "settling": count}
+    folder = _object({"path": text, "health": health, "reason": text, **watching})
+    failure = _object({"path": text, "reason": text, "attempts": count, "next_try_in_s": seconds})
     members: Schema = {
-        "version": {"type": "string"},
+        "version": text,
         "uptime_s": {"type": "number", "minimum": 0},
-        "model": _object({"name": {"type": "string"}, "state": {"type": "string"}}),
-        "queue": {"type": "object", "additionalProperties": {"type": "integer"}},
+        "model": _object(model),
+        "queue": _object(queue),
         "folders": {"type": "array", "items": folder},
         "failures": {"type": "array", "items": failure},
     }

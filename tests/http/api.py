@@ -8,13 +8,14 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 import httpx
 
 from florence_daemon.config import ModelConfig, ServerConfig
+from florence_daemon.engine.process import EngineState
 from florence_daemon.errors import UnknownPath
 from florence_daemon.folders.ledger import Ledger
 from florence_daemon.folders.records import making_of
@@ -28,6 +29,7 @@ from tests.conftest import FakeEngine
 
 PICTURE = b"\x89PNG the engine is a stand-in and reads nothing"
 BASE64 = base64.b64encode(PICTURE).decode()
+MODEL = {"name": "some/model", "state": "unloaded", "resident_mb": None, "idle_unload_s": 300.0}
 
 
 class FakeActions:
@@ -83,8 +85,8 @@ class Api:
         return {
             "version": "1",
             "uptime_s": 1.0,
-            "model": {"name": "some/model", "state": "unloaded"},
-            "queue": self.queue.counts(),
+            "model": asdict(EngineState("unloaded")) | MODEL,
+            "queue": self.queue.counts() | {"settling": 0, "captioned": 0, "failed": 0},
             "folders": [],
             "failures": [],
         }
