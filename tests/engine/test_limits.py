@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -19,11 +20,14 @@ from PIL import Image
 
 from florence_daemon.demo_pictures import encode_picture
 from florence_daemon.engine import handle, limits, process
+from florence_daemon.engine.backend import _free_bytes
+from florence_daemon.engine.child import Replies
 from florence_daemon.engine.handle import Child, Excess, Pending, taken_bytes
 from florence_daemon.engine.limits import Limits, Overseer, memory_limit_bytes
 from florence_daemon.engine.memory import all_ram_bytes
+from florence_daemon.engine.pipe import read_message
 from florence_daemon.engine.process import Engine
-from florence_daemon.engine.protocol import Ask, EngineSettings, Loaded, Request
+from florence_daemon.engine.protocol import Alive, Ask, EngineSettings, Loaded, Request
 from florence_daemon.errors import CheckpointError, EngineCrashed
 from tests.conftest import wait_for
 from tests.engine.poisoned_child import BOOT
@@ -122,6 +126,24 @@ def test_process_that_not_even_the_kernel_can_end_is_said(
     child = Child(cast(Any, Undying()))
     assert not limits.oversee(child, Limits(load_s=5), iter([0.0, 1.0, 2.0, 3.0, 4.0, 5.1]).__next__, nullcontext())
     assert "cannot be ended: its driver or its disk hangs" in caplog.text
+
+
+def test_model_that_works_says_so_once_a_second() -> None:
+    pipe = io.BytesIO()
+    replies = Replies(pipe)
+    replies.show_life()
+    replies.show_life()
+    pipe.seek(0)
+    assert read_message(pipe) == Alive()
+    assert pipe.read() == b""
+
+
+def test_questions_side_by_side_fit_into_what_the_limit_leaves() -> None:
+    taken = taken_bytes(os.getpid())
+    assert taken is not None
+    settings = EngineSettings("demo", memory_limit_bytes=taken + 2**20)
+    assert 0 <= cast(int, _free_bytes("cpu", settings)) <= 2**20
+    assert _free_bytes("cpu", EngineSettings("demo", memory_limit_bytes=1)) == 0
 
 
 # With real processes.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from florence_daemon.engine.memory import CPU_BATCH, GPU_BATCH, choose_batch, free_ram_bytes
+from florence_daemon.engine.memory import CPU_BATCH, GPU_BATCH, all_ram_bytes, choose_batch, free_ram_bytes
 
 GIB = 2**30
 
@@ -58,6 +58,14 @@ def test_tightest_of_the_groups_above_counts_and_read_files_count_as_free(machin
     assert free(machine) == 3 * GIB // 2
 
 
+def test_whole_memory_is_the_machines_or_that_of_the_tightest_group(machine: Path) -> None:
+    assert all_ram_bytes(machine / "proc", machine / "cgroup") == 16 * GIB
+    (machine / "proc" / "self" / "cgroup").write_text("0::/system.slice/florence.service\n")
+    names = ("memory.max", "memory.current")
+    write_group(machine / "cgroup" / "system.slice", names, 3 * GIB, 2 * GIB, 0)
+    assert all_ram_bytes(machine / "proc", machine / "cgroup") == 3 * GIB
+
+
 def test_groups_of_version_1_count_too(machine: Path) -> None:
     (machine / "proc" / "self" / "cgroup").write_text("3:cpu:/x\n7:memory:/docker/abc\n")
     names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
@@ -67,3 +75,4 @@ def test_groups_of_version_1_count_too(machine: Path) -> None:
 
 def test_machine_that_does_not_say_is_unknown(tmp_path: Path) -> None:
     assert free_ram_bytes(tmp_path, tmp_path) is None
+    assert all_ram_bytes(tmp_path, tmp_path) is None
