@@ -20,6 +20,10 @@ IMPATIENT = "[Service]\nWatchdogSec=15\nTimeoutAbortSec=2\nRestartSec=1\n"
 SERVICE = (PYTHON, "-m", "florence_daemon", "service")
 
 
+# pytest's own: what is noted as a figure gets into docs/reliability.md.
+Note = Callable[[str, object], None]
+
+
 @pytest.fixture(scope="module")
 def container() -> Iterator[Container]:
     booted = boot()
@@ -101,33 +105,46 @@ def test_picture_is_captioned_inside_the_whole_sandbox(
 
 
 @pytest.mark.parametrize("signal", ["KILL", "ABRT"])
-def test_killed_daemon_is_started_again(container: Container, install: Callable[..., str], signal: str) -> None:
+def test_killed_daemon_is_started_again(
+    container: Container, install: Callable[..., str], record_property: Note, signal: str
+) -> None:
     install()
     (pid,) = container.show("MainPID")
+    began_s = time.monotonic()
     send(container, signal)
     wait_for(restarted(container, pid), 30, "a new process")
+    record_property("figure", f"SIG{signal}: ready again after {time.monotonic() - began_s:.0f} s (RestartSec 1)")
     assert container.show("NRestarts") == ["1"]
     if signal == "ABRT":
         assert "Fatal Python error: Aborted" in container.journal(), "every thread's traceback tells where it hung"
     wait_for_caption(drop(container.root / "srv" / "pictures"))
 
 
-def test_frozen_daemon_is_replaced_by_the_watchdog(container: Container, install: Callable[..., str]) -> None:
+def test_frozen_daemon_is_replaced_by_the_watchdog(
+    container: Container, install: Callable[..., str], record_property: Note
+) -> None:
     install()
     (pid,) = container.show("MainPID")
+    began_s = time.monotonic()
     send(container, "STOP")
     sidecar = drop(container.root / "srv" / "pictures")
     wait_for(restarted(container, pid), 60, "a new process")
+    record_property(
+        "figure", f"frozen: replaced after {time.monotonic() - began_s:.0f} s (WatchdogSec 15, TimeoutAbortSec 2)"
+    )
     assert "Watchdog timeout (limit 15s)!" in container.journal()
     wait_for_caption(sidecar)
 
 
-def test_wrong_configuration_is_not_tried_again_and_again(container: Container, install: Callable[..., str]) -> None:
+def test_wrong_configuration_is_not_tried_again_and_again(
+    container: Container, install: Callable[..., str], record_property: Note
+) -> None:
     install()
     (container.root / CONFIG).write_text("model: {num_beams: 0}\n")
     assert container.run("systemctl", "restart", "florence-daemon", check=False).returncode != 0
     time.sleep(3)  # three times RestartSec
     assert container.show("ExecMainStatus", "NRestarts", "ActiveState") == ["78", "0", "failed"]
+    record_property("figure", "wrong configuration: exit code 78, 0 further starts")
     refused = container.run(*SERVICE, "install", check=False)
     assert refused.returncode == 78
     assert "model.num_beams: 0 is out of range" in refused.stderr
@@ -159,14 +176,20 @@ def test_model_that_cannot_be_had_stops_the_installation_before_anything_is_writ
     assert not (container.root / UNIT).exists()
 
 
-def test_stop_finishes_what_runs_and_the_start_goes_on(container: Container, install: Callable[..., str]) -> None:
+def test_stop_finishes_what_runs_and_the_start_goes_on(
+    container: Container, install: Callable[..., str], record_property: Note
+) -> None:
     folder = container.root / "srv" / "pictures"
     pictures = write_many(folder, 60)
     install()
     wait_for(lambda: len(list(folder.glob("*.txt"))) >= 5, 60)
+    began_s = time.monotonic()
     container.run("systemctl", "stop", "florence-daemon")
     assert container.show("Result", "ExecMainStatus", "ActiveState") == ["success", "0", "inactive"]
     done = {path.stem for path in folder.glob("*.txt")}
+    record_property(
+        "figure", f"stop with {len(pictures) - len(done)} waiting: exit code 0 after {time.monotonic() - began_s:.1f} s"
+    )
     assert len(done) < len(pictures)
     assert done == {path.stem for path in folder.glob("*.tag")}
     container.run("systemctl", "start", "florence-daemon")
