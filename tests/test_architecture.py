@@ -74,7 +74,7 @@ LAYERS = {
     "engine.openvino_form": 7,
     "engine.openvino_quiet": 0,
     "engine.openvino_run": 8,
-    "engine.openvino_decoder": 8,
+    "engine.openvino_decoder": 9,
     "engine.openvino_export": 9,
     "engine.openvino_backend": 10,
     "engine.backend": 11,

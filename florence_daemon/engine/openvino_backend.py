@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from florence_daemon.engine.checkpoint import Checkpoint
 from florence_daemon.engine.openvino_decoder import OpenVinoDecoder
 from florence_daemon.engine.openvino_form import EMBEDDING, PARTS, Form, find_form, float32_directory, int8_directory
-from florence_daemon.engine.openvino_run import load_part
+from florence_daemon.engine.openvino_run import let_go, load_part
 from florence_daemon.engine.protocol import EngineSettings
 from florence_daemon.errors import CheckpointError, EngineError
 
@@ -52,7 +52,8 @@ class OpenVinoBackend:
     def see(self, pixels: NDArray[np.float32]) -> Sequence[NDArray[np.float32]]:
         """Run the vision part: (B, 3, S, S) to B features (1, I, D). One picture keeps all cores busy."""
         features = [self._see.infer([picture[None]])[0] for picture in pixels]
-        self._parts["see"].let_go()  # some weights are read from the file again at each run: 72 MB of base in int8
+        # Some weights are read from the file again at each run: 72 MB of base in int8.
+        let_go(self._parts["see"].mapped)
         return features
 
     def new_decoder(self) -> OpenVinoDecoder:
@@ -79,7 +80,7 @@ class OpenVinoBackend:
         decoder.join(np.zeros((1, form.image_tokens, self._embedding.shape[1]), np.float32), [0], beams=1)
         decoder.step([0], [0])
         for part in self._parts.values():
-            part.let_go()
+            let_go(part.mapped)
 
 
 def _temporary_for(owner: object) -> str:

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from florence_daemon.engine.decoder import Continuations
 from florence_daemon.engine.openvino_form import Form
 from florence_daemon.engine.openvino_quiet import ov
+from florence_daemon.engine.openvino_run import let_go
 
 NEVER = np.float32(-np.inf)
 # Tables grow by whole blocks: tokens of a prompt, and questions.
 _PROMPT_BLOCK = 32
-# Columns that nobody needs any more are cut off when there are this many, and more of them than of others.
-_CUT_AT = 128
+# Columns that nobody needs any more are cut off when there are this many, and they are a share of all.
+_CUT_AT, _CUT_SHARE = 32, 0.25
 
 
 @dataclass(eq=False)
@@ -57,7 +58,7 @@ class OpenVinoDecoder:
     def join(self, features: NDArray[np.float32], prompt: Sequence[int], beams: int) -> None:
         """Read picture and prompt for a new question."""
         # Outputs stay where OpenVINO has them until they are in the tables: a copy would be 22 MB for base.
-        found = self._read.infer([features, self._embedding[list(prompt)][None]], share_outputs=True)
+        found = self._read.infer([features, self._embed(list(prompt))[None]], share_outputs=True)
         place, length = len(self._questions), features.shape[1] + len(prompt)
         self._make_room(place + 1, length)
         for layer in range(self._form.layers):
@@ -94,7 +95,7 @@ class OpenVinoDecoder:
         for question in self._questions:
             ages[question.place] = question.written
         own_mask = np.where(np.arange(self._columns + 1) < first[:, None], NEVER, np.float32(0))
-        embedded = self._embedding[tokens].reshape(places, self._grid_beams, -1)
+        embedded = self._embed(tokens).reshape(places, self._grid_beams, -1)
         self._infer(embedded, ages, state_rows, own_mask[:, None, None])
         self._columns += 1
         place = 0
@@ -103,6 +104,12 @@ class OpenVinoDecoder:
             question.written += 1
             place += question.beams
         return self._continuations(rows)
+
+    def _embed(self, ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
+        """Read rows of the mapped table; each brings 64 KB of the file along, 100 MB in a batch's answers."""
+        rows = self._embedding[ids]
+        let_go(self._embedding.base)
+        return rows
 
     @property
     def _grid_beams(self) -> int:
@@ -171,7 +178,7 @@ class OpenVinoDecoder:
             self._columns = 0
             return
         unused = min(question.first for question in self._questions)
-        if unused < _CUT_AT or 2 * unused < self._columns:
+        if unused < max(_CUT_AT, _CUT_SHARE * self._columns):
             return
         for state in self._write.query_state():
             state.state = ov.Tensor(np.ascontiguousarray(state.state.data[:, :, unused:]))

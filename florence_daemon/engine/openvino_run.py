@@ -33,13 +33,14 @@ class Part:
     network: ov.CompiledModel
     mapped: mmap.mmap | None = None
 
-    def let_go(self) -> None:
-        """Give back the memory of the mapped file: OpenVINO has made copies of the weights, laid out as it likes them.
 
-        What it still reads there comes back from the file by itself. Only Linux can be told.
-        """
-        if self.mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-            self.mapped.madvise(mmap.MADV_DONTNEED)
+def let_go(mapped: object) -> None:
+    """Give back the memory of a mapped file: what is still read there comes back from the file by itself.
+
+    OpenVINO has made copies of the weights, laid out as it likes them. Only Linux can be told.
+    """
+    if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def load_part(form: Form, part: str) -> Part:
@@ -65,7 +66,7 @@ def _map(blob: Path) -> Part:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     tensor = ov.Tensor(np.frombuffer(mapped, np.uint8), shared_memory=True)
     part = Part(ov.Core().import_model(tensor, "CPU", SETTINGS), mapped)
-    part.let_go()
+    let_go(mapped)
     return part
 
 
