@@ -161,3 +161,19 @@ def test_waiting_until_done_ends_with_the_last_running_job() -> None:
     assert not queue.wait_until_done(0)
     queue.finish(running)
     assert queue.wait_until_done(0)
+
+
+def test_withdrawn_job_leaves_the_queue_with_all_it_holds_unless_it_runs() -> None:
+    queue = JobQueue(2)
+    running, waiting = job(Kind.HTTP, "running"), job(Kind.HTTP, "waiting")
+    queue.put(running)
+    assert queue.claim(0) is running
+    queue.put(waiting)
+    queue.withdraw(waiting)
+    queue.withdraw(running)
+    assert queue.counts() == {"http": 0, "folder": 0, "backfill": 0, "running": 1}
+    assert waiting.future.cancelled()
+    assert not running.future.cancelled()
+    queue.put(job(Kind.HTTP, "another"))
+    queue.withdraw(waiting)
+    assert claimed(queue) == ["another"]
