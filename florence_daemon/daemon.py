@@ -7,33 +7,28 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
-from typing import Any
 
 from florence_daemon import __version__
 from florence_daemon.config import Config
 from florence_daemon.config_file import state_directory
-from florence_daemon.engine.handle import resident_bytes
 from florence_daemon.engine.limits import Limits, memory_limit_bytes
 from florence_daemon.engine.process import Engine
 from florence_daemon.engine.protocol import Done, EngineSettings
 from florence_daemon.errors import Stopping
 from florence_daemon.folders.ledger import Ledger
 from florence_daemon.folders.needs import Needs
-from florence_daemon.folders.records import Failure, making_of
-from florence_daemon.folders.root import RootWatcher
-from florence_daemon.folders.watch import Watcher, is_inside
+from florence_daemon.folders.records import making_of
+from florence_daemon.folders.watch import Watcher
 from florence_daemon.http.app import QUEUED_PATHS, create_app
-from florence_daemon.http.health import Readiness
 from florence_daemon.http.places import Places
 from florence_daemon.http.server import HttpServer
 from florence_daemon.intake import FolderIntake
-from florence_daemon.liveness import SILENT_S, Keeper, Liveness
-from florence_daemon.logs import printable
+from florence_daemon.liveness import Keeper, Liveness
 from florence_daemon.notify import ServiceManager
 from florence_daemon.queue import Job, JobQueue
 from florence_daemon.signals import StopSignal
+from florence_daemon.status import Status
 from florence_daemon.upkeep import Upkeep
 from florence_daemon.worker import Folders, Worker
 
@@ -153,36 +148,33 @@ class Daemon:
         manager: ServiceManager | None = None,
     ) -> None:
         """Bind the port; nothing runs yet. on_done: told of every answered job. Raises: ConfigError."""
-        self._config = config
-        self._started_s = time.monotonic()
-        self._ready = False
         self._manager = manager or ServiceManager({})
-        liveness = self._liveness = Liveness(time.monotonic)
+        liveness = Liveness(time.monotonic)
         self.ledger = open_ledger(config)
         queue = JobQueue(config.server.max_queued)
         intake = FolderIntake(queue, self.ledger, Needs(self.ledger, partial(making_of, config.model)))
         self.watcher = Watcher(config.folders, intake, time.monotonic, liveness.expect("watcher"))
         self.works = Works(config, queue, self.ledger, folders=self.watcher, on_done=on_done, liveness=liveness)
+        self._status = Status(config, queue, self.works.engine, self.works.worker, self.watcher, self.ledger, liveness)
         places = Places(config.server.max_queued, QUEUED_PATHS)
         app = create_app(
             queue=queue,
             places=places,
             model_name=config.model.name,
             request_timeout_s=config.server.request_timeout_s,
-            status=self.status,
-            readiness=self.readiness,
+            status=self._status.everything,
+            readiness=self._status.readiness,
             actions=Upkeep(self.ledger, self.watcher),
             allowed_origins=config.server.allowed_origins,
         )
         self.server = HttpServer(app, config.server, places)
         self._watching = threading.Thread(target=self.watcher.run, name="watcher", daemon=True)
-        self._http_shows_life = liveness.expect("http")
         self._keeper = Keeper(
             self._manager,
             liveness,
             time.monotonic,
-            ask=lambda: self.server.call_soon(self._http_shows_life),
-            describe=self._describe,
+            ask=lambda: self.server.call_soon(self._status.http_shows_life),
+            describe=self._status.line,
         )
 
     def start(self) -> None:
@@ -192,13 +184,13 @@ class Daemon:
         self._watching.start()
         if self._manager.is_listening:
             threading.Thread(target=self._keeper.run, name="keeper", daemon=True).start()
-        self._ready = True
+        self._status.takes_work = True
         log.info("florence-daemon %s answers at %s", __version__, self.server.address)
 
     def stop(self, *, at_once: bool = False) -> None:
         """Take nothing new, finish what runs, end the engine."""
         log.info("stopping%s", " at once" if at_once else ": what runs is finished first")
-        self._ready = False
+        self._status.takes_work = False
         self._keeper.stop()
         self._manager.stopping(STOP_S)
         self.watcher.stop()
@@ -207,90 +199,6 @@ class Daemon:
         self._watching.join(timeout=5.0)
         self.ledger.close()
         log.info("stopped")
-
-    def status(self) -> dict[str, Any]:
-        """Everything a person or a program wants to know, as JSON."""
-        works = self.works
-        counts = works.worker.counts
-        return {
-            "version": __version__,
-            "uptime_s": round(time.monotonic() - self._started_s, 1),
-            "model": self._model_status(),
-            "queue": works.queue.counts()
-            | {
-                "settling": self.watcher.settling,
-                "captioned": counts.captioned,
-                "failed": counts.failed,
-            },
-            "folders": [self._folder_status(root) for root in self.watcher.roots],
-            "failures": [self._failure_status(each) for each in self._failures()],
-        }
-
-    def _failures(self) -> list[Failure]:
-        """Those that are there still, in folders that are watched: a backfill elsewhere has told of its own."""
-        paths = [root.path for root in self.watcher.roots]
-        return [
-            failure
-            for failure in self.ledger.failures()
-            if any(is_inside(failure.path, path) for path in paths) and os.path.lexists(failure.path)
-        ]
-
-    def readiness(self) -> Readiness:
-        """How the daemon is doing, for a load balancer: degraded still takes work."""
-        if not self._ready:
-            return Readiness("stopping", ("the daemon takes no new work",))
-        self._http_shows_life()
-        silent = self._liveness.silent(SILENT_S)
-        if silent:
-            return Readiness("failed", tuple(f"{part}: no sign of life for {SILENT_S:g} s" for part in silent))
-        engine = self.works.engine.state()
-        if engine.refuses_for_s:
-            return Readiness("failed", (str(engine.error),))
-        folders = self.watcher.health().reason
-        reasons = [reason for reason in (folders, self.ledger.health, engine.error) if reason]
-        return Readiness("degraded" if reasons else "ok", tuple(printable(reason) for reason in reasons))
-
-    def _describe(self) -> str:
-        """How the daemon is doing, in a line for the service manager."""
-        waiting = self.works.queue.counts()
-        running = waiting.pop("running")
-        counts = self.works.worker.counts
-        return (
-            f"model {self.works.engine.state().name}, {sum(waiting.values())} waiting, {running} running, "
-            f"{counts.captioned} captioned, {counts.failed} failed"
-        )
-
-    def _model_status(self) -> dict[str, Any]:
-        state = asdict(self.works.engine.state())
-        resident = resident_bytes(state["pid"]) if state["pid"] else None
-        return {
-            "name": self._config.model.name,
-            "state": state.pop("name"),
-            **state,
-            "resident_mb": round(resident / 2**20) if resident else None,
-            "idle_unload_s": self._config.model.idle_unload_s,
-        }
-
-    def _folder_status(self, root: RootWatcher) -> dict[str, Any]:
-        health = self.watcher.health_of(root)
-        return {
-            "path": printable(root.path),
-            "health": health.state,
-            "reason": printable(health.reason),
-            "watching": root.watching(),
-            "scanning": root.is_scanning,
-            "settling": root.settling,
-        }
-
-    def _failure_status(self, failure: Failure) -> dict[str, Any]:
-        """next_try_in_s: None until the file changes, or somebody asks for it."""
-        wait_s = None if failure.next_try_s is None else max(0.0, failure.next_try_s - self.ledger.now_s())
-        return {
-            "path": printable(failure.path),
-            "reason": printable(failure.reason),
-            "attempts": failure.attempts,
-            "next_try_in_s": None if wait_s is None else round(wait_s, 1),
-        }
 
 
 def serve(config: Config) -> int:

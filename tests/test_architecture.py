@@ -89,6 +89,7 @@ LAYERS = {
     "sidecar_writer": 6,
     "worker": 7,
     "intake": 8,
+    "status": 9,
     "upkeep": 8,
     "client": 5,
     "reporting": 5,

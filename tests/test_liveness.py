@@ -20,9 +20,9 @@ from tests.conftest import clean_environment
 
 WEDGED_WORKER = """
 import os, sys, time
-from florence_daemon import cli, daemon
+from florence_daemon import cli, status
 from florence_daemon.worker import Worker
-daemon.SILENT_S = 3.0
+status.SILENT_S = 3.0
 step = Worker.run_once
 def run_once(worker, timeout_s):
     while os.path.exists({switch!r}):

@@ -1,0 +1,130 @@
+"""How the daemon is doing: all of it as JSON, in a word for a load balancer, in a line for the service manager."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import asdict
+from typing import Any
+
+from florence_daemon import __version__
+from florence_daemon.config import Config
+from florence_daemon.engine.handle import resident_bytes
+from florence_daemon.engine.process import Engine
+from florence_daemon.folders.ledger import Ledger
+from florence_daemon.folders.records import Failure
+from florence_daemon.folders.root import RootWatcher
+from florence_daemon.folders.watch import Watcher, is_inside
+from florence_daemon.http.health import Readiness
+from florence_daemon.liveness import SILENT_S, Liveness
+from florence_daemon.logs import printable
+from florence_daemon.queue import JobQueue
+from florence_daemon.worker import Worker
+
+
+class Status:
+    """Looks at the parts and says what they do. takes_work: false until the daemon has started, and once it stops."""
+
+    def __init__(
+        self,
+        config: Config,
+        queue: JobQueue,
+        engine: Engine,
+        worker: Worker,
+        watcher: Watcher,
+        ledger: Ledger,
+        liveness: Liveness,
+    ) -> None:
+        self.takes_work = False
+        self.http_shows_life = liveness.expect("http")
+        self._started_s = time.monotonic()
+        self._config = config
+        self._queue = queue
+        self._engine = engine
+        self._worker = worker
+        self._watcher = watcher
+        self._ledger = ledger
+        self._liveness = liveness
+
+    def everything(self) -> dict[str, Any]:
+        """Everything a person or a program wants to know, as JSON."""
+        counts = self._worker.counts
+        return {
+            "version": __version__,
+            "uptime_s": round(time.monotonic() - self._started_s, 1),
+            "model": self._model_status(),
+            "queue": self._queue.counts()
+            | {
+                "settling": self._watcher.settling,
+                "captioned": counts.captioned,
+                "failed": counts.failed,
+            },
+            "folders": [self._folder_status(root) for root in self._watcher.roots],
+            "failures": [self._failure_status(each) for each in self._failures()],
+        }
+
+    def _failures(self) -> list[Failure]:
+        """Those that are there still, in folders that are watched: a backfill elsewhere has told of its own."""
+        paths = [root.path for root in self._watcher.roots]
+        return [
+            failure
+            for failure in self._ledger.failures()
+            if any(is_inside(failure.path, path) for path in paths) and os.path.lexists(failure.path)
+        ]
+
+    def readiness(self) -> Readiness:
+        """How the daemon is doing, for a load balancer: degraded still takes work."""
+        if not self.takes_work:
+            return Readiness("stopping", ("the daemon takes no new work",))
+        self.http_shows_life()
+        silent = self._liveness.silent(SILENT_S)
+        if silent:
+            return Readiness("failed", tuple(f"{part}: no sign of life for {SILENT_S:g} s" for part in silent))
+        engine = self._engine.state()
+        if engine.refuses_for_s:
+            return Readiness("failed", (str(engine.error),))
+        folders = self._watcher.health().reason
+        reasons = [reason for reason in (folders, self._ledger.health, engine.error) if reason]
+        return Readiness("degraded" if reasons else "ok", tuple(printable(reason) for reason in reasons))
+
+    def line(self) -> str:
+        """How the daemon is doing, in a line for the service manager."""
+        waiting = self._queue.counts()
+        running = waiting.pop("running")
+        counts = self._worker.counts
+        return (
+            f"model {self._engine.state().name}, {sum(waiting.values())} waiting, {running} running, "
+            f"{counts.captioned} captioned, {counts.failed} failed"
+        )
+
+    def _model_status(self) -> dict[str, Any]:
+        state = asdict(self._engine.state())
+        resident = resident_bytes(state["pid"]) if state["pid"] else None
+        return {
+            "name": self._config.model.name,
+            "state": state.pop("name"),
+            **state,
+            "resident_mb": round(resident / 2**20) if resident else None,
+            "idle_unload_s": self._config.model.idle_unload_s,
+        }
+
+    def _folder_status(self, root: RootWatcher) -> dict[str, Any]:
+        health = self._watcher.health_of(root)
+        return {
+            "path": printable(root.path),
+            "health": health.state,
+            "reason": printable(health.reason),
+            "watching": root.watching(),
+            "scanning": root.is_scanning,
+            "settling": root.settling,
+        }
+
+    def _failure_status(self, failure: Failure) -> dict[str, Any]:
+        """next_try_in_s: None until the file changes, or somebody asks for it."""
+        wait_s = None if failure.next_try_s is None else max(0.0, failure.next_try_s - self._ledger.now_s())
+        return {
+            "path": printable(failure.path),
+            "reason": printable(failure.reason),
+            "attempts": failure.attempts,
+            "next_try_in_s": None if wait_s is None else round(wait_s, 1),
+        }
