@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from benchmarks.faults.pictures import jpeg, png
-from tests.windows.wine import Windows, seen_from_windows
+from tests.windows.wine import BENCH, Windows, seen_from_windows
 
 ROOT = Path(__file__).parents[2]
 # Everyday tests that hold on Windows too, and run quickly.
@@ -91,3 +92,18 @@ def test_check_config_finds_the_machines_settings(windows: Windows) -> None:
         file.unlink()
         if before is not None:
             file.write_bytes(before)
+
+
+def test_batch_file_hands_its_arguments_over(windows: Windows) -> None:
+    home = windows.drive_c / "set-up"
+    (home / "windows").mkdir(parents=True)
+    shutil.copy(ROOT / "windows" / "vision-server.bat", home / "windows")
+    shutil.copytree(BENCH / "python", home / ".venv" / "Scripts")
+    for name in (home / "constraints.txt", home / ".venv" / "installed"):
+        name.write_text("the same, so nothing is installed\n")
+    batch = r"C:\set-up\windows\vision-server.bat"
+    result = windows.run("cmd", "/c", batch, "--set-up")
+    assert (result.returncode, result.stderr) == (0, "")
+    result = windows.run("cmd", "/c", batch, "--config", r"C:\no such.yaml")
+    assert result.returncode == 78, result.stdout + result.stderr
+    assert r"C:\no such.yaml: there is no such configuration file" in result.stderr
