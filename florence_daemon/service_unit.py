@@ -104,6 +104,7 @@ Type=notify
 NotifyAccess=main
 ExecStart={python} -X faulthandler -m florence_daemon run --config {config}
 WorkingDirectory=/
+SyslogIdentifier={ACCOUNT}
 Environment={word(f"HF_HOME={service.hub}")}{offline}
 """
 

@@ -93,6 +93,12 @@ def test_picture_is_captioned_inside_the_whole_sandbox(
     assert container.show("ActiveState", "Type", "StatusText")[:2] == ["active", "notify"]
     sidecar = drop(container.root / "srv" / "pictures")
     wait_for_caption(sidecar)
+    warned = ["journalctl", "--identifier=florence-daemon", "--priority=warning", "--output=cat", "--no-pager"]
+    (container.root / "srv" / "pictures" / "broken.jpg").write_bytes(jpeg()[:3000])
+    wait_for(
+        lambda: "broken.jpg: not captioned: is truncated" in container.out(*warned), 30, "a warning in the journal"
+    )
+    assert "a.jpg" not in container.out(*warned)
     account = int(container.out("id", "--user", "florence-daemon"))
     assert (sidecar.stat().st_uid, oct(sidecar.stat().st_mode)) == (account, "0o100664")
     (pid,) = container.show("MainPID")
