@@ -85,6 +85,8 @@ class LedgerFile:
     def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run queries."""
         with self._lock:
+            if self.health is not None:
+                self._look_after()
             return self._run(work)
 
     def write(self, work: Callable[[sqlite3.Connection], T], *, is_synced: bool = True) -> T:
@@ -99,6 +101,7 @@ class LedgerFile:
                 return work(connection)
 
         with self._lock:
+            self._look_after()
             return self._run(transact)
 
     def close(self) -> None:
@@ -110,7 +113,6 @@ class LedgerFile:
 
     def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Do it; when the file fails, put another or memory in its place and do it there."""
-        self._look_after()
         for _ in range(2):
             try:
                 return work(self._connection)
