@@ -29,7 +29,7 @@ class Watched:
     def __init__(self, root: Path, **settings: object) -> None:
         self.root = root
         self.notes = Notes()
-        folder = FolderConfig(path=root, settle_s=SETTLE_S, **settings)  # type: ignore[arg-type]
+        folder = FolderConfig(path=root, **{"settle_s": SETTLE_S, **settings})  # type: ignore[arg-type]
         self.watcher = Watcher([folder], self.notes, time.monotonic)
         self.thread = threading.Thread(target=self.watcher.run)
         self.thread.start()
@@ -89,15 +89,16 @@ def test_file_written_later_into_a_moved_in_directory_is_noticed(watched: Watche
     watched.wait_for_names("new/late.jpg")
 
 
-def test_file_that_grows_is_taken_once_when_it_has_stopped(watched: Watched) -> None:
-    path = watched.root / "slow.jpg"
-    with path.open("wb") as file:
-        for _ in range(6):
+def test_file_that_grows_is_taken_once_when_it_has_stopped(tmp_path: Path) -> None:
+    watched = Watched(tmp_path, settle_s=1.0)
+    with (tmp_path / "slow.jpg").open("wb") as file:
+        for _ in range(15):
             file.write(b"x" * 1000)
             file.flush()
-            time.sleep(SETTLE_S / 2)
+            time.sleep(0.1)
             assert watched.notes.paths == []
     watched.wait_for_names("slow.jpg")
+    watched.stop()
     assert len(watched.notes.paths) == 1
 
 
