@@ -114,7 +114,7 @@ def test_auto_takes_the_first_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_batch_is_what_fits_into_half_of_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     # The fake takes a byte for each token of each beam: 3 × 512 a question.
-    monkeypatch.setattr(backends, "_free_bytes", lambda device: 2 * 3 * 512 * 5)
+    monkeypatch.setattr(backends, "_free_bytes", lambda device, settings: 2 * 3 * 512 * 5)
     assert start_batching(FakeBackend(), CHECKPOINT, EngineSettings("demo")).batch == 5
     assert start_batching(FakeBackend(), CHECKPOINT, EngineSettings("demo", max_new_tokens=256)).batch == 8
     assert start_batching(FakeBackend(), CHECKPOINT, EngineSettings("demo", max_batch=20)).batch == 20
