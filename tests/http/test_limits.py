@@ -152,7 +152,7 @@ def test_request_beyond_the_places_is_refused_before_its_body_is_sent(api: Api) 
     api.engine.holds_answers = True
     with ThreadPoolExecutor() as pool:
         accepted = [pool.submit(api.process) for _ in range(3)]
-        wait_for(lambda: sum(api.queue.counts().values()) == 3)
+        wait_for(lambda: len(api.engine.waiting) == 3)
         answer = api.send(HEAD + b"Content-Length: 1000000\r\n\r\n")
         assert answer.status == 503
         assert answer.headers["retry-after"] == "2"
