@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 
 # While the model cannot be loaded, folders wait this long before they are tried again.
 PAUSE_S = 30.0
+# Sidecars that are being written at a stop get this long.
+CLOSE_S = 5.0
 # Threads that write sidecars: each waits for the disk most of the time.
 WRITERS = 4
 
@@ -155,8 +157,13 @@ class Worker:
         self._stopped.set()
 
     def close(self) -> None:
-        """Wait for the sidecars that are being written; to be called once the engine has nothing more."""
-        self._pool.shutdown()
+        """Wait for the sidecars that are being written; to be called once the engine has nothing more.
+
+        One that hangs in a dead share is left behind: its claim is taken up by the next start.
+        """
+        closing = threading.Thread(target=self._pool.shutdown, name="write-close", daemon=True)
+        closing.start()
+        closing.join(CLOSE_S)
 
     def run_once(self, timeout_s: float | None) -> bool:
         """Hand over the jobs whose turn it is; False when there were none, or no place for them.
