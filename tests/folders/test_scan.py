@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from florence_daemon.config import FolderConfig
-from florence_daemon.folders.names import is_image_name
-from florence_daemon.folders.scan import find_images
+from florence_daemon.folders.names import is_image_name, is_wanted
+from florence_daemon.folders.scan import find_images, list_directories
 
 
 def make(root: Path, *names: str) -> None:
@@ -30,7 +30,11 @@ def test_picture_names_count(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [".a.jpg", "~a.jpg", "a.jpg.part", "a.jpg.crdownload", "a.jpg.tmp", "a.txt", "a.tag", "jpg", ".jpg", "a.tmp.jpg"],
+    [
+        *(".a.jpg", "~a.jpg", "a.txt", "a.tag", "jpg", ".jpg"),
+        *("a.jpg.part", "a.jpg.crdownload", "a.jpg.download", "a.jpg.tmp", "a.jpg.filepart", "a.tmp.jpg", "a.part.jpg"),
+        *(".a.jpg.Xy12Ab", ".syncthing.a.jpg.tmp", "~syncthing~a.jpg.tmp", ".florence-0123456789ab-77.jpg"),
+    ],
 )
 def test_temporary_names_dotfiles_and_sidecars_do_not(name: str) -> None:
     assert not is_image_name(name)
@@ -51,6 +55,33 @@ def test_hidden_directories_are_left_out(tmp_path: Path) -> None:
     assert found(tmp_path) == ["a.jpg"]
 
 
+@pytest.mark.parametrize("name", ["a.jpg.download", "@eaDir", "#recycle", "lost+found", "$RECYCLE.BIN", "~tmp"])
+def test_directories_of_systems_and_unfinished_downloads_are_left_out(tmp_path: Path, name: str) -> None:
+    make(tmp_path, "a.jpg", f"{name}/b.jpg", f"sub/{name}/c.jpg")
+    assert found(tmp_path) == ["a.jpg"]
+    assert not is_wanted(FolderConfig(path=tmp_path), str(tmp_path / name / "b.jpg"))
+
+
+def test_part_in_the_middle_of_a_name_is_a_name_like_any_other(tmp_path: Path) -> None:
+    make(tmp_path, "holiday.part.2.jpg", "The download (1).jpg", "tmp.jpg")
+    assert len(found(tmp_path)) == 3
+
+
+def test_listing_has_every_name_of_the_directory(tmp_path: Path) -> None:
+    make(tmp_path, "b.jpg", "a.jpg", "a.txt", ".hidden", "sub/c.jpg")
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "a.jpg")
+    top, sub = list_directories(FolderConfig(path=tmp_path))
+    assert (top.directory, top.images) == (str(tmp_path), ("a.jpg", "b.jpg"))
+    assert top.names == {"a.jpg", "b.jpg", "a.txt", ".hidden", "sub", "link.jpg"}
+    assert (sub.directory, sub.images) == (str(tmp_path / "sub"), ("c.jpg",))
+
+
+def test_directories_that_others_see_to_are_not_read(tmp_path: Path) -> None:
+    make(tmp_path, "a.jpg", "other/b.jpg", "other/deep/c.jpg")
+    listings = list_directories(FolderConfig(path=tmp_path), leave_out=[str(tmp_path / "other")])
+    assert [listing.directory for listing in listings] == [str(tmp_path)]
+
+
 def test_include_and_exclude_match_names_and_relative_paths(tmp_path: Path) -> None:
     make(tmp_path, "a.jpg", "a.png", "2024/b.jpg", "2025/c.jpg", "2025/skip.jpg")
     assert found(tmp_path, include=("*.jpg",)) == ["a.jpg", "2024/b.jpg", "2025/c.jpg", "2025/skip.jpg"]
@@ -65,8 +96,12 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     assert found(tmp_path / "in") == ["a.jpg"]
 
 
-def test_names_that_are_not_utf8_are_found(tmp_path: Path) -> None:
-    name = os.fsdecode(b"caf\xe9.jpg")
+@pytest.mark.parametrize(
+    "raw",
+    [b"caf\xe9.jpg", b"two\nlines.jpg", b"x" * 251 + b".jpg", "e\u0301\u0302.jpg".encode(), b"\x01\x7f.jpg", b" .jpg"],
+)
+def test_odd_names_are_found(tmp_path: Path, raw: bytes) -> None:
+    name = os.fsdecode(raw)
     make(tmp_path, name)
     assert found(tmp_path) == [name]
 
