@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from florence_daemon.folders.ledger_file import LedgerFile
+from florence_daemon.folders.ledger_rows import ENTRY, columns_of, entry_of, insert_sidecar, number_of, row_key
 from florence_daemon.folders.records import (
     FIRST_ASIDE_S,
     LONGEST_RETRY_S,
@@ -23,7 +24,6 @@ from florence_daemon.folders.records import (
     Failure,
     Making,
     Written,
-    digest_of,
     key_of,
     retry_after_s,
 )
@@ -37,7 +37,6 @@ TROUBLED = "(reason IS NOT NULL OR left_over > 0 OR holder IS NOT NULL)"
 SAME_STAMP = """(images.inode IS excluded.inode AND images.size_bytes IS excluded.size_bytes
     AND images.mtime_ns IS excluded.mtime_ns AND images.ctime_ns IS excluded.ctime_ns)"""
 CLEAN = "holder = NULL, has_begun = 0, left_over = 0, attempts = 0, reason = NULL, error = NULL, next_try_s = NULL"
-ENTRY = "reason, attempts, error, next_try_s, left_over, inode, size_bytes, mtime_ns, ctime_ns"
 
 
 class Ledger:
@@ -61,7 +60,7 @@ class Ledger:
 
     def claim(self, images: Sequence[tuple[str, Stamp | None]]) -> None:
         """Note that these are about to be captioned, before they are."""
-        rows = [(*_key(path), *_columns(stamp), self._file.holder, self._clock()) for path, stamp in images]
+        rows = [(*row_key(path), *columns_of(stamp), self._file.holder, self._clock()) for path, stamp in images]
 
         def work(connection: sqlite3.Connection) -> None:
             self._name_directories(connection, (path for path, _ in images))
@@ -85,7 +84,7 @@ class Ledger:
         Not synced: it is worth a death of the process, not a millisecond of each image.
         """
         statement = "UPDATE images SET has_begun = 1 WHERE directory = ? AND name = ?"
-        self._file.write(lambda connection: connection.execute(statement, _key(path)), is_synced=False)
+        self._file.write(lambda connection: connection.execute(statement, row_key(path)), is_synced=False)
 
     def release(self, path: str) -> None:
         """Give a claim back: it was not the image's fault that it was not captioned."""
@@ -98,7 +97,7 @@ class Ledger:
         def work(connection: sqlite3.Connection) -> None:
             self._name_directories(connection, (path,))
             for each in sidecars:
-                _insert_sidecar(connection, path, each, self._clock())
+                insert_sidecar(connection, path, each, self._clock())
 
         self._commit(work)
 
@@ -128,16 +127,16 @@ class Ledger:
                     attempts = excluded.attempts + CASE WHEN {SAME_STAMP} THEN attempts ELSE 0 END,
                     inode = excluded.inode, size_bytes = excluded.size_bytes,
                     mtime_ns = excluded.mtime_ns, ctime_ns = excluded.ctime_ns""",
-                (*_key(path), *_columns(stamp), attempts),
+                (*row_key(path), *columns_of(stamp), attempts),
             )
             query = "SELECT attempts FROM images WHERE directory = ? AND name = ?"
-            (total,) = connection.execute(query, _key(path)).fetchone()
+            (total,) = connection.execute(query, row_key(path)).fetchone()
             wait_s = retry_after_s(total) if heals else None
             next_try_s = None if wait_s is None else self._clock() + wait_s
             connection.execute(
                 """UPDATE images SET reason = ?, error = ?, next_try_s = ?, holder = NULL, has_begun = 0,
                     left_over = 0, ended_s = ? WHERE directory = ? AND name = ?""",
-                (reason, error, next_try_s, self._clock(), *_key(path)),
+                (reason, error, next_try_s, self._clock(), *row_key(path)),
             )
             return wait_s
 
@@ -153,8 +152,8 @@ class Ledger:
         """Drop all that is known of an image, as if it had never been seen; False when nothing was."""
 
         def work(connection: sqlite3.Connection) -> bool:
-            connection.execute("DELETE FROM sidecars WHERE directory = ? AND name = ?", _key(path))
-            return connection.execute("DELETE FROM images WHERE directory = ? AND name = ?", _key(path)).rowcount > 0
+            connection.execute("DELETE FROM sidecars WHERE directory = ? AND name = ?", row_key(path))
+            return connection.execute("DELETE FROM images WHERE directory = ? AND name = ?", row_key(path)).rowcount > 0
 
         return self._commit(work)
 
@@ -163,7 +162,7 @@ class Ledger:
 
         Where none of them is there, it may be an empty mount point: then nothing is dropped.
         """
-        number = _number(os.fsencode(os.path.abspath(directory)))
+        number = number_of(os.fsencode(os.path.abspath(directory)))
         query = "SELECT name FROM images WHERE directory = ?"
         known = self._file.read(lambda connection: connection.execute(query, (number,)).fetchall())
         gone = [(number, name) for (name,) in known if os.fsdecode(name) not in names]
@@ -190,11 +189,11 @@ class Ledger:
 
         def work(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
             query = f"SELECT name, {ENTRY} FROM images WHERE directory = ? AND {TROUBLED}"
-            return connection.execute(query, (_number(os.fsencode(os.path.abspath(directory))),)).fetchall()
+            return connection.execute(query, (number_of(os.fsencode(os.path.abspath(directory))),)).fetchall()
 
         self.flush()
         return {
-            os.fsdecode(row[0]): _entry(os.path.join(directory, os.fsdecode(row[0])), row[1:])
+            os.fsdecode(row[0]): entry_of(os.path.join(directory, os.fsdecode(row[0])), row[1:])
             for row in self._file.read(work)
         }
 
@@ -207,7 +206,7 @@ class Ledger:
             return connection.execute(query).fetchall()
 
         self.flush()
-        found = (_entry(os.fsdecode(os.path.join(row[0], row[1])), row[2:]).failure for row in self._file.read(work))
+        found = (entry_of(os.fsdecode(os.path.join(row[0], row[1])), row[2:]).failure for row in self._file.read(work))
         return sorted((failure for failure in found if failure is not None), key=lambda failure: failure.path)
 
     def close(self) -> None:
@@ -216,7 +215,7 @@ class Ledger:
         self._file.close()
 
     def _entries(self, directory: str, name: bytes | None) -> dict[str, Entry]:
-        number = _number(os.fsencode(os.path.abspath(directory)))
+        number = number_of(os.fsencode(os.path.abspath(directory)))
         only, values = ("", (number,)) if name is None else (" AND name = ?", (number, name))
 
         def work(
@@ -239,7 +238,7 @@ class Ledger:
             each = Written(suffix, digest, size_bytes, mtime_ns, content, makings[making])
             written.setdefault(image, []).append(each)
         return {
-            os.fsdecode(row[0]): _entry(
+            os.fsdecode(row[0]): entry_of(
                 os.path.join(directory, os.fsdecode(row[0])), row[1:], tuple(written.get(row[0], ()))
             )
             for row in images
@@ -248,7 +247,7 @@ class Ledger:
     def _update(self, path: str, changes: str) -> None:
         """Change what is noted of one image, if anything is."""
         statement = f"UPDATE images SET {changes} WHERE directory = ? AND name = ? AND {TROUBLED}"
-        self._commit(lambda connection: connection.execute(statement, _key(path)))
+        self._commit(lambda connection: connection.execute(statement, row_key(path)))
 
     def _commit(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run changes together with what `written` noted; that is forgotten only once it is on disk."""
@@ -264,7 +263,7 @@ class Ledger:
 
     def _write_ended(self, connection: sqlite3.Connection) -> None:
         for path, sidecars in self._ended:
-            key = _key(path)
+            key = row_key(path)
             for each in sidecars:
                 connection.execute(
                     "DELETE FROM sidecars WHERE directory = ? AND name = ? AND suffix = ? AND digest != ?",
@@ -277,7 +276,7 @@ class Ledger:
 
     def _name_directories(self, connection: sqlite3.Connection, paths: Iterable[str]) -> None:
         directories = {key_of(path)[0] for path in paths}
-        rows = [(_number(directory), directory) for directory in directories]
+        rows = [(number_of(directory), directory) for directory in directories]
         connection.executemany("INSERT OR IGNORE INTO directories VALUES (?, ?)", rows)
 
     def _take_up(self, connection: sqlite3.Connection, living: set[str]) -> None:
@@ -296,38 +295,3 @@ class Ledger:
         connection.execute(
             f"UPDATE images SET left_over = left_over + has_begun, has_begun = 0, holder = NULL WHERE {dead}"
         )
-
-
-def _insert_sidecar(connection: sqlite3.Connection, path: str, each: Written, now_s: float) -> None:
-    making = (each.making.model, each.making.prompt, each.making.settings)
-    number = _number("\0".join(making).encode("utf-8", "surrogateescape"))
-    connection.execute("INSERT OR IGNORE INTO makings VALUES (?, ?, ?, ?)", (number, *making))
-    connection.execute(
-        "INSERT OR REPLACE INTO sidecars VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (*_key(path), each.suffix, each.digest, each.size_bytes, each.mtime_ns, each.content, number, now_s),
-    )
-
-
-def _entry(path: str, row: Sequence[Any], written: tuple[Written, ...] = ()) -> Entry:
-    reason, attempts, error, next_try_s, left_over, inode, *rest = row
-    stamp = None if inode is None else Stamp(inode % 2**64, *rest)
-    failure = None if reason is None else Failure(path, reason, attempts, stamp, error or "", next_try_s)
-    return Entry(failure, left_over, written)
-
-
-def _key(path: str) -> tuple[int, bytes]:
-    directory, name = key_of(path)
-    return _number(directory), name
-
-
-def _number(content: bytes) -> int:
-    """A number that stands for these bytes: shorter in every row than the bytes themselves."""
-    return int.from_bytes(digest_of(content)[:8], "big", signed=True)
-
-
-def _columns(stamp: Stamp | None) -> tuple[int | None, ...]:
-    """A stamp for SQLite, whose numbers have a sign; some file systems' inodes use all 64 bits."""
-    if stamp is None:
-        return (None, None, None, None)
-    inode = stamp.inode - 2**64 if stamp.inode >= 2**63 else stamp.inode
-    return (inode, stamp.size_bytes, stamp.mtime_ns, stamp.ctime_ns)
