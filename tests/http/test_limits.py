@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import struct
 import subprocess
@@ -60,11 +61,15 @@ def test_body_of_exactly_the_limit_is_taken(api: Api) -> None:
     assert api.http.post("/process_image?prompt=CAPTION", content=b"x" * MB, headers=headers).status_code == 200
 
 
-def test_real_clients_read_the_413_though_they_are_still_sending(api: Api, tmp_path: Path) -> None:
+def test_client_reads_the_413_though_it_is_still_sending(api: Api) -> None:
+    response = api.http.post("/process_image", files={"image": b"x" * 20 * MB}, data={"prompt": "CAPTION"})
+    assert response.status_code == 413
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_curl_reads_the_413_though_it_is_still_sending(api: Api, tmp_path: Path) -> None:
     large = tmp_path / "large.jpg"
     large.write_bytes(b"x" * 20 * MB)
-    response = api.http.post("/process_image", files={"image": large.read_bytes()}, data={"prompt": "CAPTION"})
-    assert response.status_code == 413
     url = f"http://127.0.0.1:{api.port}/process_image"
     curl = ["curl", "-s", "-F", f"image=@{large}", "-F", "prompt=CAPTION", url]
     shown = subprocess.run(curl, capture_output=True, text=True, check=True, timeout=30).stdout
