@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import pkgutil
 import sys
 import threading
 from pathlib import Path
 
 import pytest
 
+import florence_daemon
 from florence_daemon.config import FolderConfig, StateConfig
 from florence_daemon.config_file import default_paths, find_file, load, state_directory
 from florence_daemon.folders.atomic import PATIENCE_S, Directory, patiently
@@ -26,6 +29,28 @@ def write(directory: Path, content: bytes, *, may_replace: bool = True) -> bool:
 
 def test_this_is_windows() -> None:
     assert sys.platform == "win32"
+
+
+def test_every_room_loads_but_for_libraries_that_are_not_here() -> None:
+    lacking = set()
+    for info in pkgutil.walk_packages(florence_daemon.__path__, "florence_daemon."):
+        if info.name != "florence_daemon.__main__":
+            try:
+                importlib.import_module(info.name)
+            except ModuleNotFoundError as error:
+                lacking.add(str(error.name).partition(".")[0])
+    engine = {
+        "numpy",
+        "torch",
+        "transformers",
+        "PIL",
+        "tokenizers",
+        "safetensors",
+        "huggingface_hub",
+        "openvino",
+        "nncf",
+    }
+    assert lacking <= engine
 
 
 def test_sidecar_that_a_viewer_has_open_is_replaced_once_it_is_closed(tmp_path: Path) -> None:
