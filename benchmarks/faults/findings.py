@@ -46,7 +46,10 @@ def load_findings() -> dict[str, Finding]:
 def keep_findings(found: Mapping[str, Finding]) -> None:
     """Add these to what was found before; two soaks that share a machine may both do so."""
     together = load_findings() | dict(found)
-    text = json.dumps({name: asdict(each) for name, each in sorted(together.items())}, indent=1, ensure_ascii=False)
+    lines = [
+        f"{json.dumps(name)}: {json.dumps(asdict(each), ensure_ascii=False)}" for name, each in sorted(together.items())
+    ]
+    text = "{\n" + ",\n".join(lines) + "\n}"
     handle, temporary = tempfile.mkstemp(dir=KEPT.parent)
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write(text + "\n")
@@ -58,7 +61,8 @@ def run_tests(names: Sequence[str]) -> dict[str, Finding]:
     """Run these tests and return what each found, by its name; a test says it as the property `figure`."""
     with tempfile.TemporaryDirectory() as directory:
         report = Path(directory) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *names]
+        own = [f"--basetemp={directory}/tests", f"--junitxml={report}"]
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *own, *names]
         subprocess.run(command, cwd=ROOT, check=False, stdout=sys.stderr)
         cases = ElementTree.parse(report).getroot().iter("testcase")
         return dict(_finding_of(case) for case in cases)

@@ -27,9 +27,9 @@ ENGINE = FakeSettings(slow_s=0.004, answer_bytes=9000)
 class Kills:
     """How it went. torn: sidecars that were not whole after some kill. lost: pictures without a caption in the end.
 
-    in_flight: pictures that the engine had begun and that had no sidecar yet, over all kills; twice: inferences beyond
-    one for each picture; left_over: temporary files in the end; aside: pictures that the last daemon
-    found in the list of failures, because three kills in a row had met them. seconds: all of it.
+    in_flight: pictures that the engine had begun since the start and that had no sidecar at the kill, over all kills.
+    twice: inferences beyond one for each picture. left_over: temporary files in the end. aside: pictures that the last
+    daemon found in the list of failures, because three kills in a row had met them. seconds: all of it.
     """
 
     kills: int
@@ -46,17 +46,24 @@ class Kills:
 class Ordeal:
     """A folder of pictures, the daemons that were killed over it, and what was seen after each kill."""
 
-    def __init__(self, directory: Path, pictures: int) -> None:
+    def __init__(self, directory: Path) -> None:
         self.home = directory / "home"
         self.folder = directory / "pictures"
         self.folder.mkdir()
-        self.paths = write_jpegs(self.folder, range(pictures))
-        self.whole = {path: answer_to(CAPTION, path.read_bytes(), ENGINE.answer_bytes) + "\n" for path in self.paths}
+        self.paths: list[Path] = []
+        self.whole: dict[Path, str] = {}
         self.config = watching(self.folder, settle_s=0.05, rescan_s=2)
         self.kills = 0
         self.in_flight = 0
         self.torn: set[Path] = set()
+        self._begun_before = 0
         self._began_s = time.monotonic()
+
+    def add(self, pictures: int) -> None:
+        """Write further pictures."""
+        for path in write_jpegs(self.folder, range(len(self.paths), len(self.paths) + pictures)):
+            self.paths.append(path)
+            self.whole[path] = answer_to(CAPTION, path.read_bytes(), ENGINE.answer_bytes) + "\n"
 
     def start(self, *prefix: str, start_s: float = 30) -> DaemonProcess:
         """Start the next daemon."""
@@ -67,8 +74,9 @@ class Ordeal:
         self.kills += 1
         written = {path for path in self.paths if sidecar(path).exists()}
         self.torn |= {path for path in written if sidecar(path).read_text() != self.whole[path]}
-        begun = {Path(each.picture) for each in daemon.inferred("begun") if each.picture is not None}
-        self.in_flight += len(begun - written)
+        begun = [Path(each.picture) for each in daemon.inferred("begun") if each.picture is not None]
+        self.in_flight += len(set(begun[self._begun_before :]) - written)
+        self._begun_before = len(begun)
 
     def finish(self, timeout_s: float) -> Kills:
         """Let a last daemon do the rest, also what was set aside because three kills met it, and judge."""
@@ -105,7 +113,8 @@ def kill_by_chance(
     say: told of each kill.
     """
     chance = random.Random(seed)
-    ordeal = Ordeal(directory, pictures)
+    ordeal = Ordeal(directory)
+    ordeal.add(pictures)
     # So far into the work that the pictures last for all kills.
     pace = max(1, (pictures - 10) // (kills + 1))
     for number in range(kills):
@@ -132,24 +141,24 @@ def _await_inferences(daemon: DaemonProcess, count: int) -> None:
 def kill_at_calls(directory: Path, pictures: int, calls: list[tuple[str, int]]) -> tuple[Kills, list[str]]:
     """Kill the daemon just before the nth time that one of its threads makes a system call; each of `calls` once.
 
-    Returns how it went, and the calls that never came, so that nobody was killed.
+    Each time there are so many new pictures. Returns how it went, and the calls that did not come.
     """
-    ordeal = Ordeal(directory, pictures)
+    ordeal = Ordeal(directory)
     never = []
     for call, nth in calls:
-        left = len(ordeal.paths) - ordeal.count_done()
+        ordeal.add(pictures)
         inject = f"inject={call}:signal=KILL:when={nth}"
         with ordeal.start("strace", "-f", "-qq", "-o", os.devnull, "-e", inject, start_s=0) as traced:
             until_s = time.monotonic() + 30
             while traced.process.poll() is None and time.monotonic() < until_s:
-                if len(ordeal.paths) - ordeal.count_done() == 0 and left:
+                if ordeal.count_done() == len(ordeal.paths):
                     break
                 time.sleep(0.02)
             if traced.process.poll() is None:
                 never.append(f"{call} {nth}")
             _kill_below(traced)
             ordeal.look(traced)
-    return ordeal.finish(60 + pictures), never
+    return ordeal.finish(60 + len(ordeal.paths)), never
 
 
 def _kill_below(traced: DaemonProcess) -> None:

@@ -44,7 +44,8 @@ def _measured(row: Row, found: Mapping[str, Finding]) -> str:
     failed = [f"{name.partition('::')[2]} failed" for name, each in tests.items() if each.outcome == "failed"]
     held = sum(each.outcome == "held" for each in tests.values())
     count = [f"{held} of {len(tests)} tests hold" if tests else "not measured yet"]
-    links = ", ".join(f"[{Path(test.partition('::')[0]).name}](../{test.partition('::')[0]})" for test in row.tests)
+    files = dict.fromkeys(test.partition("::")[0] for test in row.tests)
+    links = ", ".join(f"[{Path(file).name}](../{file})" for file in files)
     return _escape(" · ".join([*long, *figures, *failed, *count])) + f" ({links})"
 
 

@@ -17,6 +17,8 @@ class Row:
     gap: str = ""
 
 
+LIMITS = "tests/http/test_limits.py"
+
 FOLDERS = (
     Row(
         "1",
@@ -140,26 +142,49 @@ HTTP = (
         "H1",
         "Bodies that are too large",
         "413 beyond `max_body_mb`, at the header or as soon as a chunked body exceeds it",
-        ("tests/http/test_limits.py",),
+        (
+            f"{LIMITS}::test_default_limit",
+            f"{LIMITS}::test_too_large_body",
+            f"{LIMITS}::test_client_that_asks_first",
+            f"{LIMITS}::test_chunked_body",
+            f"{LIMITS}::test_body_of_exactly",
+            f"{LIMITS}::test_real_clients_read_the_413",
+            f"{LIMITS}::test_body_in_crumbs",
+            f"{LIMITS}::test_head_that_is_too_large",
+            f"{LIMITS}::test_json_that_would_fill",
+        ),
     ),
     Row(
         "H2",
         "More requests than can be answered",
         "503 with Retry-After beyond `max_queued`, before the picture is decoded; accepted ones are answered",
-        ("tests/http/test_limits.py", "tests/faults/test_http_hang_ups.py"),
+        (
+            f"{LIMITS}::test_request_beyond_the_places",
+            f"{LIMITS}::test_flood_is_answered",
+            "tests/faults/test_http_hang_ups.py::test_flood",
+        ),
         ("clients",),
     ),
     Row(
         "H3",
         "Clients that send slowly or not at all",
         "A deadline for the whole request; health and status always have threads of their own",
-        ("tests/http/test_limits.py", "tests/faults/test_http_slow_senders.py"),
+        (
+            f"{LIMITS}::test_sender_that_stops",
+            f"{LIMITS}::test_sender_that_drips",
+            f"{LIMITS}::test_connection_that_is_idle",
+            "tests/faults/test_http_slow_senders.py",
+        ),
     ),
     Row(
         "H4",
         "Clients that hang up before their turn",
         "Their requests cost no inference",
-        ("tests/http/test_limits.py", "tests/faults/test_http_hang_ups.py"),
+        (
+            f"{LIMITS}::test_client_that_hangs_up",
+            f"{LIMITS}::test_places_of_clients",
+            "tests/faults/test_http_hang_ups.py::test_clients",
+        ),
     ),
     Row(
         "H5",
@@ -171,13 +196,20 @@ HTTP = (
         "H6",
         "Decompression bombs and formats that nobody asked for",
         "Formats are on a list; pixels, frames and time are limited",
-        ("tests/faults/test_row_06_poison.py", "tests/http/test_pictures.py"),
+        (
+            "tests/faults/test_row_06_poison.py",
+            "tests/engine/test_preprocess.py::test_a_huge_picture",
+            "tests/engine/test_preprocess.py::test_further_frames",
+            "tests/engine/test_preprocess.py::test_a_file_beyond_the_limit",
+            "tests/engine/test_preprocess.py::test_formats_beyond_the_list",
+            "tests/http/test_pictures.py",
+        ),
     ),
     Row(
         "H7",
         "Malformed requests",
         "A 4xx with a clear text; never a 5xx, never a traceback",
-        ("tests/http/test_fuzz.py",),
+        ("tests/http/test_fuzzed.py",),
         ("requests",),
     ),
     Row(
@@ -194,28 +226,44 @@ STOPPING = (
         "S1",
         "Stopped while it works",
         "Ready turns 503, nothing new is begun, what runs is finished and synced, exit 0 within 60 s",
-        ("tests/faults/test_stopping.py",),
+        (
+            "tests/faults/test_stopping.py::test_stop_in_a_backlog",
+            "tests/faults/test_stopping.py::test_nothing_new_is_taken",
+            "tests/test_daemon.py::test_stop_finishes",
+        ),
     ),
     Row(
         "S2",
-        "Stopped twice, in a hurry",
-        "It ends at once; the next start takes up what was begun",
-        ("tests/faults/test_stopping.py",),
+        "Stopped twice, in a hurry, or while something hangs",
+        "It ends within seconds; the next start takes up what was begun",
+        ("tests/faults/test_stopping.py::test_second_signal", "tests/faults/test_stopping.py::test_engine_that_stands"),
     ),
     Row(
         "S3",
-        "The ledger is damaged or lost",
-        "It is set aside with a message and made anew from the files",
-        ("tests/folders/test_ledger.py",),
+        "The ledger is damaged, lost or cannot be written",
+        "It is set aside with a message and made anew from the files; without one, work goes on and health says so",
+        ("tests/test_restarts.py", "tests/folders/test_ledger.py"),
     ),
     Row(
         "S4",
-        "As a systemd service: it hangs, crashes or is misconfigured",
-        "Ready is told, the watchdog is fed only while every part shows life, a wrong configuration is not retried",
-        ("tests/services",),
+        "As a systemd service: killed, hanging, wrongly configured",
+        "Ready is told, the watchdog is fed only while every part shows life, a wrong configuration is not tried again",
+        ("tests/services/test_systemd.py", "tests/test_liveness.py"),
     ),
     Row(
         "S5",
+        "Somebody gets into the service through a picture or a request",
+        "The units let it at its folders and nothing else: exposure at most 1.0 without a GPU, 1.5 with one",
+        ("tests/services/test_service_unit.py",),
+    ),
+    Row(
+        "S6",
+        "As a Windows service: killed, stopped, wrongly configured",
+        "NSSM starts it again, stops it in order within 90 s, and does not try a wrong configuration again",
+        ("tests/windows",),
+    ),
+    Row(
+        "S7",
         "A million files in ten thousand folders",
         "Scans hold a window in memory; a rescan that finds nothing new opens no file",
         ("tests/test_trees.py",),

@@ -34,7 +34,7 @@ def test_after_a_kill_at_each_step_of_writing_a_sidecar_nothing_is_lost_or_torn(
         ("fsync,fdatasync", 3),
         ("fsync,fdatasync", 6),
     ]
-    found, never = kill_at_calls(tmp_path, pictures=12, calls=calls)
+    found, never = kill_at_calls(tmp_path, pictures=4, calls=calls)
     assert never == []
     assert_nothing_is_lost(found)
     figure(f"{len(calls)} SIGKILLs just before link, unlink and fsync: lost 0, torn 0, no temporary file left")
