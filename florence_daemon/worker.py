@@ -216,7 +216,11 @@ class Worker:
         if job.image is None:
             self._end(job, answered, started_s)
         else:
-            self._pool.submit(self._end, job, answered, started_s)
+            try:
+                self._pool.submit(self._end, job, answered, started_s)
+            except RuntimeError:  # Closed by a stop that waits for nothing: its claim is taken up by the next start.
+                self._queue.finish(job)
+                job.future.set_exception(Stopping("the daemon stopped before this was written"))
 
     def _end(self, job: Job, answered: Future[Done], started_s: float) -> None:
         """End a job, in whatever thread; nothing that it meets may go unheard there."""

@@ -533,6 +533,22 @@ def test_stopped_worker_still_ends_what_the_engine_has(setup: Setup, engine: Fak
     assert setup.image.with_suffix(".txt").exists()
 
 
+def test_answer_that_comes_after_the_writers_have_closed_leaves_the_claim_to_the_next_start(
+    setup: Setup, engine: FakeEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine.holds_answers = True
+    worker = Worker(setup.queue, engine, setup.ledger, setup.makes, folders=setup.folders)
+    job = setup.put(Kind.FOLDER)
+    worker.run_once(0)
+    worker.close()
+    engine.waiting[0].set_result(done(job.asks))
+    assert isinstance(job.future.exception(0), Stopping)
+    assert setup.queue.wait_until_done(0)
+    assert not setup.image.with_suffix(".txt").exists()
+    assert str(setup.image.name) in setup.ledger.troubled(str(setup.folder.path))
+    assert caplog.records == []
+
+
 def test_any_name_can_be_printed() -> None:
     assert printable("a\nb\udcff.jpg") == "a\\nb\\udcff.jpg"
     assert printable("ü 猫.jpg") == "ü 猫.jpg"
