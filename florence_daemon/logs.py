@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 
 # Libraries that say at each turn what the program says itself, or what nobody can act on.
 NOISY = ("httpx", "waitress.queue")
+# The levels as a line of JSON names them.
+LEVELS = {name: getattr(logging, name.upper()) for name in ("debug", "info", "warning", "error", "critical")}
 # What journald takes off the beginning of a line, by logging's levels: <sd-daemon.h>.
 PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
@@ -119,7 +121,7 @@ def relay(stream: IO[bytes], prefix: str) -> None:
 def _log_again(text: str, prefix: str) -> None:
     try:
         said = json.loads(text)
-        level, message = logging.getLevelName(said["level"].upper()), said["message"]
+        level, message = LEVELS[said["level"]], said["message"]
         again = {"traceback": said.get("traceback", "").splitlines()}
     except (ValueError, LookupError, TypeError, AttributeError):
         level, message, again = logging.WARNING, text, {}

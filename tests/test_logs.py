@@ -85,6 +85,7 @@ def test_what_the_engine_writes_is_logged_in_the_same_form(caplog: pytest.LogCap
         "libpng warning: iCCP: known incorrect sRGB profile",
         "",
         '{"level": 3}',
+        '{"level": "trace", "message": "a library\'s own"}',
     ]
     with caplog.at_level(logging.INFO):
         relay(io.BytesIO("\n".join(written).encode() + b"\n\xff half a line"), "engine: ")
@@ -93,6 +94,7 @@ def test_what_the_engine_writes_is_logged_in_the_same_form(caplog: pytest.LogCap
         ("ERROR", "engine: it failed"),
         ("WARNING", "engine: libpng warning: iCCP: known incorrect sRGB profile"),
         ("WARNING", 'engine: {"level": 3}'),
+        ("WARNING", 'engine: {"level": "trace", "message": "a library\'s own"}'),
         ("WARNING", "engine: \\xff half a line"),
     ]
     formatted = json.loads(choose_formatter("json", to_journal=False).format(caplog.records[0]))
