@@ -59,7 +59,11 @@ class Client:
         """token: what the server asks for. Raises: ServerError when `server` is no URL."""
         self.server = server.rstrip("/") if "://" in server else f"http://{server}".rstrip("/")
         try:
-            self._http = httpx.Client(base_url=self.server, timeout=httpx.Timeout(READ_S, connect=CONNECT_S))
+            self._http = httpx.Client(
+                base_url=self.server,
+                timeout=httpx.Timeout(READ_S, connect=CONNECT_S),
+                mounts=_without_proxy(httpx.URL(self.server)),
+            )
         except (httpx.InvalidURL, ValueError) as error:
             raise ServerError(
                 f"--server {server}: this is not an address like http://127.0.0.1:54880: {error}"
@@ -153,6 +157,11 @@ class Client:
         if response.status_code == 401:
             text = f"it wants its token, server.token; set {' or '.join(TOKEN_VARIABLES)} in the environment"
         return ServerError(f"{self.server}: {response.status_code}: {text}")
+
+
+def _without_proxy(url: httpx.URL) -> dict[str, None]:
+    """Ask this machine itself, whatever HTTP_PROXY says: no proxy could reach it, and each would be told the token."""
+    return {f"all://{url.netloc.decode('ascii')}": None} if is_loopback(url.host) else {}
 
 
 def _pause_s(response: httpx.Response) -> float | None:

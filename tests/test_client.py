@@ -65,6 +65,16 @@ def test_token_of_the_configuration_is_never_told_to_strangers(url: str) -> None
         assert TOKEN not in str(client.__dict__["_http"].headers.raw)
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_this_machine_is_asked_without_the_proxy_of_the_environment(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    for name in ("HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
+    with serving(engine) as api, closing(open_client(f"http://{host}:{api.port}")) as client:
+        assert client.model() == "some/model"
+
+
 class Busy(BaseHTTPRequestHandler):
     """Says that it is busy, in each of the ways given, and then answers."""
 
