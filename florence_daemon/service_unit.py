@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 UNIT = "florence-daemon.service"
@@ -44,9 +45,9 @@ class Service:
 
 
 def word(text: str) -> str:
-    """Write a path as systemd reads it back, whatever is in its name."""
+    """Write a path as systemd reads it back, whatever is in its name: a bare colon would end it in BindPaths."""
     text = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
-    return f'"{text}"' if any(letter in text for letter in " \t'\"\\;#") else text
+    return f'"{text}"' if any(letter in text for letter in " \t'\"\\;#:") else text
 
 
 def unit(service: Service) -> str:
@@ -79,7 +80,8 @@ def sandbox_properties(service: Service, runtime_directory: str) -> list[str]:
     """
     text = _sandbox(service) + (_account() if service.is_system else "")
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
-    return [line.replace("%t", runtime_directory).replace("%%", "%") for line in lines]
+    meant = {"%t": runtime_directory, "%%": "%"}
+    return [re.sub("%[t%]", lambda found: meant[found[0]], line) for line in lines]
 
 
 def _mark(service: Service) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ from florence_daemon.config import Config, FolderConfig, ModelConfig, ServerConf
 from florence_daemon.errors import UsageError
 from florence_daemon.service_paths import holders, mount_points, outermost
 from florence_daemon.service_plan import Machine, plan_service
-from florence_daemon.service_unit import UNIT, Service, gpu_drop_in, unit, word
+from florence_daemon.service_unit import UNIT, Service, gpu_drop_in, sandbox_properties, unit, word
 from florence_daemon.systemd import Scope, choose_scope, refuse_if_impossible
 from tests.conftest import run_command
 
@@ -90,6 +91,13 @@ def test_what_is_inside_another_is_not_named_twice() -> None:
 def test_names_are_written_as_systemd_reads_them() -> None:
     assert word("/srv/plain") == "/srv/plain"
     assert word('/srv/100% "my" pictures') == '"/srv/100%% \\"my\\" pictures"'
+    assert word("/srv/2024:10") == '"/srv/2024:10"'
+
+
+def test_percent_sign_of_a_name_is_not_taken_for_systemds_own() -> None:
+    properties = sandbox_properties(plan("/home/ann/100%taken/inbox", is_system=False), "/run/user/1000")
+    assert "BindPaths=-/home/ann/100%taken" in properties
+    assert "BindReadOnlyPaths=/run/user/1000/systemd/notify" in properties
 
 
 def test_home_is_empty_for_the_service_but_for_what_was_named() -> None:
@@ -224,7 +232,8 @@ def test_units_in_systemd_are_right_and_hardened(tmp_path: Path, record_property
 
 @needs_systemd
 def test_what_is_printed_is_right_and_hardened(tmp_path: Path) -> None:
-    odd = f'{{model: {{device: cpu}}, folders: [{{path: "/srv/Ann\'s 100% #1 pictures"}}, {{path: {tmp_path}/in}}]}}'
+    names = ("/srv/Ann's 100% #1 pictures", "/home/ann/2024:10/in", f"{tmp_path}/in")
+    odd = json.dumps({"model": {"device": "cpu"}, "folders": [{"path": name} for name in names]})
     write_printed(tmp_path / "cpu", "--system", config=odd)
     assert_systemd_agrees(tmp_path / "cpu" / UNIT, EXPOSURE)
     write_printed(tmp_path / "gpu", "--system", config="{model: {device: cuda}, server: {host: 0.0.0.0, token: none}}")
