@@ -119,8 +119,7 @@ def install(named: Path | None, name: str, nssm: Path | None) -> None:
             f"there is no configuration {service.config}: write one (config\\{CONFIG_FILE} shows every setting), or "
             "name yours with --config FILE"
         )
-    # The service sees the machine's environment, not this shell's.
-    config = config_file.load(service.config, {})
+    config = configuration(service)
     if was_there:
         manager.stop(name)
     for directory in (service.log.parent, service.home / "state", service.home / "models"):
@@ -143,6 +142,14 @@ def uninstall(name: str, nssm: Path | None) -> None:
     manager.stop(name)
     manager.ask("remove", name, "confirm")
     print(f"{name}: removed; {planned(None, name).home} (settings, state, models, logs) stays")
+
+
+def configuration(service: WindowsService) -> Config:
+    """What the service will be told: its own environment counts, such as a token, and not this shell's.
+
+    Raises: ConfigError.
+    """
+    return config_file.load(service.config, service.environment)
 
 
 def mapped_folders(config: Config, is_share: Callable[[str], bool] = is_share) -> list[str]:
@@ -178,7 +185,8 @@ class Nssm:
         """Run it and return what it said. Raises: ServiceError when it refuses."""
         code, said = self.run(*words)
         if code:
-            command = subprocess.list2cmdline([str(self._program), *words])
+            # Not what comes after the setting's name: there may be a token in it.
+            command = subprocess.list2cmdline([str(self._program), *words[:3]])
             raise ServiceError(f"{command}: {said or f'exit code {code}'}")
         return said
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 
 import pytest
@@ -10,8 +11,9 @@ import tree_sitter
 import tree_sitter_powershell
 
 from florence_daemon.config import Config, FolderConfig
+from florence_daemon.errors import ConfigError, ServiceError
 from florence_daemon.folders.mounts import DRIVE_REMOTE, is_share
-from florence_daemon.nssm import WindowsService, commands, mapped_folders, settings
+from florence_daemon.nssm import Nssm, WindowsService, commands, configuration, mapped_folders, settings
 from tests.test_documentation import help_of
 
 SCRIPTS = sorted((Path(__file__).parents[2] / "windows").glob("*.ps1"))
@@ -86,6 +88,25 @@ def test_variables_that_somebody_added_stay() -> None:
     assert "FLORENCE_DAEMON_SERVER__TOKEN=t" in environment
     assert "PYTHONUTF8=1" in environment
     assert "PYTHONUTF8=0" not in environment
+
+
+def test_token_of_the_services_environment_is_enough_to_set_it_anew(tmp_path: Path) -> None:
+    file = tmp_path / "florence-daemon.yaml"
+    file.write_text("server: {host: 0.0.0.0}\n")
+    environment = {"FLORENCE_DAEMON_SERVER__TOKEN": "t", "FLORENCE_DAEMON_CONFIG": str(file), "PYTHONUTF8": "1"}
+    service = WindowsService("x", Path("python"), file, tmp_path, environment)
+    assert configuration(service).server.required_token == "t"
+    with pytest.raises(ConfigError, match=r"server\.token"):
+        configuration(replace(service, environment={}))
+
+
+def test_error_of_nssm_does_not_tell_the_token(tmp_path: Path) -> None:
+    program = tmp_path / "nssm"
+    program.write_text("#!/bin/sh\necho Access is denied. >&2\nexit 1\n")
+    program.chmod(0o755)
+    with pytest.raises(ServiceError, match=r"nssm set x AppEnvironmentExtra: Access is denied\.") as refused:
+        Nssm(program).ask("set", "x", "AppEnvironmentExtra", "FLORENCE_DAEMON_SERVER__TOKEN=secret")
+    assert "secret" not in str(refused.value)
 
 
 def test_installing_anew_sets_everything_and_makes_nothing() -> None:
