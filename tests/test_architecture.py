@@ -21,7 +21,7 @@ LAYERS = {
     "liveness": 1,
     "tasks": 1,
     "folders.settle": 1,
-    "folders.pauses": 1,
+    "folders.pauses": 3,
     "demo_pictures": 2,
     "engine.protocol": 2,
     "engine.files": 2,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
+import secrets
 import stat
 import sys
 import time
@@ -15,6 +17,8 @@ from florence_daemon.folders.settle import Stamp
 
 # A file that is being written is called so; one that a dead process left is removed when it is seen.
 PREFIX = ".florence-"
+# Nobody can guess it, and a file that a person calls .florence-something is not one.
+UNFINISHED = re.compile(rf"{re.escape(PREFIX)}[0-9a-f]{{12}}-[0-9]+")
 # Where it cannot be told whether its process lives, it counts as left after so long.
 OLD_S = 3600.0
 # Windows moves and removes no file that a scanner or a viewer has open, which is mostly for a moment: seconds between
@@ -66,10 +70,9 @@ class Directory:
 
         A crash at any moment leaves the old file or the new one, never part of one. Raises: OSError.
         """
-        digest = hashlib.blake2b(os.fsencode(name), digest_size=6).hexdigest()
-        temporary = f"{PREFIX}{digest}-{os.getpid()}"
+        temporary = unfinished_name()
         try:
-            with open(self._at(temporary), "wb", opener=self._open) as file:
+            with open(self._at(temporary), "xb", opener=self._open) as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -133,10 +136,15 @@ def patiently(do: Callable[[], None], sleep: Callable[[float], None] = time.slee
     return do()
 
 
+def unfinished_name() -> str:
+    """A new name for a file of this process that has no content yet. Open it with "x", which follows no link."""
+    return f"{PREFIX}{secrets.token_hex(6)}-{os.getpid()}"
+
+
 def remove_left_behind(directory: str, names: frozenset[str]) -> None:
     """Remove the unfinished files of processes that are dead."""
     for name in names:
-        if name.startswith(PREFIX):
+        if name.startswith(PREFIX) and UNFINISHED.fullmatch(name):
             path = os.path.join(directory, name)
             with contextlib.suppress(OSError):
                 if _is_left(name, path):
@@ -144,10 +152,9 @@ def remove_left_behind(directory: str, names: frozenset[str]) -> None:
 
 
 def _is_left(name: str, path: str) -> bool:
-    writer = name.rpartition("-")[2]
-    if sys.platform != "win32" and writer.isdecimal():
+    if sys.platform != "win32":
         try:
-            os.kill(int(writer), 0)
+            os.kill(int(name.rpartition("-")[2]), 0)
         except ProcessLookupError:
             return True
         except (OSError, OverflowError):

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from florence_daemon.folders.atomic import unfinished_name
+
 # Seconds of the first rest; each further one is twice as long, up to the longest.
 FIRST_S = 1.0
 LONGEST_S = 300.0
@@ -106,9 +108,9 @@ class Pauses:
 
 def can_write_in(directory: str) -> bool:
     """Tell whether a file can be made there; true for a directory that is gone, which a scan tells better."""
-    path = os.path.join(directory, f".florence-probe-{os.getpid()}")
+    path = os.path.join(directory, unfinished_name())
     try:
-        with open(path, "wb") as file:
+        with open(path, "xb") as file:
             file.write(bytes(PROBE_BYTES))
             file.flush()
             os.fsync(file.fileno())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from florence_daemon.folders.atomic import OLD_S, PREFIX, Directory, remove_left_behind
+from florence_daemon.folders.atomic import OLD_S, PREFIX, UNFINISHED, Directory, remove_left_behind, unfinished_name
+from florence_daemon.folders.pauses import can_write_in
 
 
 def write(directory: Path, content: bytes, *, replace: bool) -> bool:
@@ -67,6 +69,27 @@ def test_directory_that_was_removed_gets_nothing(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+def test_link_that_somebody_laid_at_the_hidden_name_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(secrets, "token_hex", lambda count: "ab" * count)
+    (tmp_path / "passwords").write_bytes(b"theirs")
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    (inbox / unfinished_name()).symlink_to(tmp_path / "passwords")
+    with pytest.raises(FileExistsError):
+        write(inbox, b"one", replace=True)
+    (inbox / unfinished_name()).symlink_to(tmp_path / "passwords")
+    assert not can_write_in(str(inbox))
+    assert (tmp_path / "passwords").read_bytes() == b"theirs"
+
+
+def test_names_of_unfinished_files_cannot_be_guessed_and_are_known_again() -> None:
+    first, second = unfinished_name(), unfinished_name()
+    assert first != second
+    assert UNFINISHED.fullmatch(first)
+
+
 def test_unfinished_files_of_the_dead_are_removed_and_those_of_the_living_are_not(tmp_path: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
@@ -74,12 +97,13 @@ def test_unfinished_files_of_the_dead_are_removed_and_those_of_the_living_are_no
         "dead": f"{PREFIX}aaaaaaaaaaaa-{ended.pid}",
         "living": f"{PREFIX}bbbbbbbbbbbb-{os.getpid()}",
         "old": f"{PREFIX}cccccccccccc-{os.getpid()}",
-        "theirs": ".florence",
+        "theirs": ".florence-daemon.yaml",
     }
     for name in names.values():
         (tmp_path / name).write_bytes(b"x")
     then_s = time.time() - 2 * OLD_S
-    os.utime(tmp_path / names["old"], (then_s, then_s))
+    for name in ("old", "theirs"):
+        os.utime(tmp_path / names[name], (then_s, then_s))
     remove_left_behind(str(tmp_path), frozenset(os.listdir(tmp_path)))
     assert sorted(os.listdir(tmp_path)) == sorted([names["living"], names["theirs"]])
 
