@@ -91,11 +91,15 @@ class Ledger:
         self._update(path, "holder = NULL, has_begun = 0")
 
     def writing(self, path: str, written: Iterable[Written]) -> None:
-        """Note what is about to be written, so that it is known as this program's own whatever happens next."""
+        """Note what is about to be written, so that it is known as this program's own whatever happens next.
+
+        The image need not be claimed: what a server elsewhere captions is not.
+        """
         sidecars = tuple(written)
 
         def work(connection: sqlite3.Connection) -> None:
             self._name_directories(connection, (path,))
+            connection.execute("INSERT OR IGNORE INTO images (directory, name) VALUES (?, ?)", row_key(path))
             for each in sidecars:
                 insert_sidecar(connection, path, each, self._clock())
 

@@ -17,7 +17,7 @@ from florence_daemon.folders.ledger_file import NAME, RETRY_S
 from florence_daemon.folders.records import LONGEST_RETRY_S, Failure, Making, Written, retry_after_s
 from florence_daemon.folders.settle import Stamp
 
-STAMP = Stamp(2**64 - 1, 10, 20, 30)  # an inode number that uses all 64 bits
+STAMP = Stamp(-1, 10, 20, 30)  # an inode number that uses all 64 bits
 OTHER = Stamp(1, 10, 21, 30)
 MAKING = Making("demo", "<CAPTION>", "settings")
 
@@ -101,6 +101,17 @@ def test_what_was_written_is_known_by_image_and_by_directory(tmp_path: Path) -> 
     assert ledger.entry("/a/2.jpg") is None
     assert list(ledger.troubled("/b")) == ["1.jpg"], "claimed, and not ended"
     assert ledger.troubled("/a") == {}
+    ledger.close()
+
+
+def test_sidecar_of_an_image_that_nobody_claimed_is_known_too() -> None:
+    """As a backfill writes it that asks a server elsewhere."""
+    ledger = Ledger()
+    ledger.writing("/p/a.jpg", [written(b"text")])
+    ledger.written("/p/a.jpg", [written(b"text")])
+    entry = ledger.entry("/p/a.jpg")
+    assert entry is not None
+    assert entry.written == (written(b"text"),)
     ledger.close()
 
 
