@@ -133,11 +133,12 @@ class JobQueue:
             return None
 
     def finish(self, job: Job) -> None:
-        """Note that a claimed job has ended, whichever way."""
+        """Note that a claimed job has ended, whichever way; a second time changes nothing."""
         with self._changed:
-            self._running.discard(job)
-            self._forget_image(job)
-            self._changed.notify_all()
+            if job in self._running:
+                self._running.remove(job)
+                self._forget_image(job)
+                self._changed.notify_all()
 
     def holds(self, path: str) -> bool:
         """Tell whether a job for this image waits or runs."""

@@ -190,8 +190,12 @@ class Worker:
             if job.image is None:
                 break
         images = [(job.image.path, job.image.stamp) for job in jobs if job.image is not None]
-        if images:
-            self._ledger.claim(images)
+        try:
+            if images:
+                self._ledger.claim(images)
+        except Exception:
+            # They are off the queue by now: whoever drops them here loses them, and their places, for ever.
+            log.exception("%d images could not be noted in the ledger; they are captioned all the same", len(images))
         return jobs
 
     def _hand_over(self, job: Job) -> None:
@@ -223,11 +227,14 @@ class Worker:
                 job.future.set_exception(Stopping("the daemon stopped before this was written"))
 
     def _end(self, job: Job, answered: Future[Done], started_s: float) -> None:
-        """End a job, in whatever thread; nothing that it meets may go unheard there."""
+        """End a job, in whatever thread; nothing that it meets may go unheard there, nor keep the job from its end."""
         try:
             self._end_with(job, answered, started_s)
-        except Exception:
-            log.exception("%s: could not be ended", describe(job))
+        except Exception as error:
+            log.exception("%s: could not be ended as it should", describe(job))
+            self._queue.finish(job)
+            if not job.future.done():
+                job.future.set_exception(FlorenceError(f"failed: {error!r}"))
 
     def _end_with(self, job: Job, answered: Future[Done], started_s: float) -> None:
         """End a job one way or the other."""

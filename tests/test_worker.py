@@ -198,6 +198,33 @@ def test_image_that_was_mended_is_tried_again_and_leaves_the_list(setup: Setup, 
     assert setup.image.with_suffix(".txt").exists()
 
 
+def test_picture_of_a_year_that_no_ledger_can_count_to_is_captioned(setup: Setup) -> None:
+    os.utime(setup.image, ns=(0, 13_569_465_600 * 10**9))  # 2400, where the file system knows it
+    setup.submit()
+    setup.hand_over_all()
+    assert setup.image.with_suffix(".txt").exists()
+    assert setup.lacking() == []
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [("claim", PictureError("no picture")), ("failed", PictureError("no picture")), ("release", Stopping("stops"))],
+)
+def test_job_ends_whatever_the_ledger_does(
+    setup: Setup, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, call: str, error: Exception
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OverflowError("int too large")
+
+    monkeypatch.setattr(setup.ledger, call, refuse)
+    engine.error = error
+    job = setup.put(Kind.BACKFILL)
+    setup.hand_over_all()
+    assert job.future.exception(0) is not None
+    assert setup.queue.is_idle()
+    assert not setup.queue.holds(str(setup.image))
+
+
 def test_answer_about_a_file_that_changed_meanwhile_is_thrown_away(setup: Setup, engine: FakeEngine) -> None:
     engine.on_submit = lambda: setup.image.write_bytes(b"another picture") and None
     engine.content = digest_of(b"picture")

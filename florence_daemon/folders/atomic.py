@@ -7,7 +7,6 @@ import hashlib
 import os
 import re
 import secrets
-import stat
 import sys
 import time
 from collections.abc import Callable
@@ -47,12 +46,9 @@ class Directory:
     def stamp_of(self, name: str) -> Stamp | None:
         """The stamp of a regular file in it, else None."""
         try:
-            status = os.stat(self._at(name), dir_fd=self._handle, follow_symlinks=False)
+            return Stamp.of(os.stat(self._at(name), dir_fd=self._handle, follow_symlinks=False))
         except (OSError, ValueError):
             return None
-        if not stat.S_ISREG(status.st_mode):
-            return None
-        return Stamp(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
     def digest_of(self, name: str) -> bytes | None:
         """What stands for the bytes of a regular file in it; None when it cannot be read."""

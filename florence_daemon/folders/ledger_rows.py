@@ -26,8 +26,8 @@ def insert_sidecar(connection: sqlite3.Connection, path: str, each: Written, now
 
 def entry_of(path: str, row: Sequence[Any], written: tuple[Written, ...] = ()) -> Entry:
     """What the columns of `ENTRY` say of the image at `path`."""
-    reason, attempts, error, next_try_s, left_over, inode, *rest = row
-    stamp = None if inode is None else Stamp(inode % 2**64, *rest)
+    reason, attempts, error, next_try_s, left_over, *columns = row
+    stamp = None if columns[0] is None else Stamp(*columns)
     failure = None if reason is None else Failure(path, reason, attempts, stamp, error or "", next_try_s)
     return Entry(failure, left_over, written)
 
@@ -44,8 +44,5 @@ def number_of(content: bytes) -> int:
 
 
 def columns_of(stamp: Stamp | None) -> tuple[int | None, ...]:
-    """A stamp for SQLite, whose numbers have a sign; some file systems' inodes use all 64 bits."""
-    if stamp is None:
-        return (None, None, None, None)
-    inode = stamp.inode - 2**64 if stamp.inode >= 2**63 else stamp.inode
-    return (inode, stamp.size_bytes, stamp.mtime_ns, stamp.ctime_ns)
+    """A stamp for SQLite."""
+    return (None,) * 4 if stamp is None else (stamp.inode, stamp.size_bytes, stamp.mtime_ns, stamp.ctime_ns)

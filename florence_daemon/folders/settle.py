@@ -12,7 +12,8 @@ from dataclasses import dataclass
 class Stamp:
     """What a file looked like: two equal stamps mean that nobody wrote it in between.
 
-    Times are compared for equality only: clocks jump, and copies keep old dates.
+    Times are compared for equality only: clocks jump, and copies keep old dates. Numbers are those of 64 bits with a
+    sign, as a database keeps them: some inodes use all bits, and dates after 2262 have more nanoseconds than fit.
     """
 
     inode: int
@@ -20,16 +21,24 @@ class Stamp:
     mtime_ns: int
     ctime_ns: int
 
+    @classmethod
+    def of(cls, status: os.stat_result) -> Stamp | None:
+        """The stamp of what was asked about, None unless it is a regular file."""
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        return cls(*map(_in_64_bits, (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)))
+
+
+def _in_64_bits(number: int) -> int:
+    return (number + 2**63) % 2**64 - 2**63
+
 
 def stamp_of(path: str) -> Stamp | None:
     """Return the file's stamp, or None when it is gone or is not a regular file (symbolic links are not followed)."""
     try:
-        status = os.lstat(path)
+        return Stamp.of(os.lstat(path))
     except (OSError, ValueError):
         return None
-    if not stat.S_ISREG(status.st_mode):
-        return None
-    return Stamp(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 @dataclass

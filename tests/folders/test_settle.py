@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from florence_daemon.folders.settle import Settling, Stamp, stamp_of
@@ -90,3 +91,14 @@ def test_links_and_directories_have_no_stamp(tmp_path: Path) -> None:
     assert stamp_of(str(tmp_path / "b.png")) is None
     assert stamp_of(str(tmp_path)) is None
     assert stamp_of(str(tmp_path / "none.png")) is None
+
+
+def test_stamp_has_numbers_that_a_database_can_keep() -> None:
+    far_ns = 13_569_465_600 * 10**9  # the year 2400
+    status = os.stat_result(
+        (stat.S_IFREG, 2**64 - 1, 0, 1, 0, 0, 10, 0, 0, 0), {"st_mtime_ns": far_ns, "st_ctime_ns": 20}
+    )
+    stamp = Stamp.of(status)
+    assert stamp is not None
+    assert stamp.inode == -1
+    assert stamp.mtime_ns == far_ns - 2**64
