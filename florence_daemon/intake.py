@@ -98,7 +98,7 @@ class FolderIntake:
             sidecars.check_names(path, outputs)
             if outputs:
                 is_suspect = entry is not None and entry.left > 0
-                image = Image(path, outputs, stamp, folder.overwrite, is_suspect)
+                image = Image(path, outputs, stamp, folder.overwrite, is_suspect, os.fspath(folder.path))
                 self._queue.put(Job(Kind.FOLDER, path, asks_of(outputs), image))
         except SidecarError as error:
             self._refuse(path, stamp, entry, error)

@@ -34,6 +34,7 @@ class Image:
     stamp: what the file looked like when it was taken; an answer about another file is thrown away.
     overwrite: never, stale or always; which sidecars that are there may be replaced.
     is_suspect: a process died while it worked on this; of such images only one runs at a time.
+    root: the folder that it was found in; a link below it is not followed. None follows all.
     """
 
     path: str
@@ -41,6 +42,7 @@ class Image:
     stamp: Stamp | None
     overwrite: str = "never"
     is_suspect: bool = False
+    root: str | None = None
 
 
 @dataclass(eq=False)

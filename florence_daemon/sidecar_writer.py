@@ -35,7 +35,7 @@ class SidecarWriter:
         answers = zip(image.outputs, done.answers, strict=True)
         texts = [(output, sidecars.render(output, answer.result)) for output, answer in answers]
         path, name = os.path.split(image.path)
-        with _open(path) as directory:
+        with _open(path, image.root) as directory:
             stamp = _same_picture(directory, name, image.stamp, done.content)
             written = {output: self._written(output, text, stamp, done.content) for output, text in texts}
             ours = self._digests(image)
@@ -65,10 +65,10 @@ class SidecarWriter:
         return {(each.suffix, each.digest) for each in entry.written} if entry is not None else set()
 
 
-def _open(path: str) -> Directory:
+def _open(path: str, root: str | None) -> Directory:
     """Raises: PictureChanged, FolderBlocked."""
     try:
-        return Directory(path)
+        return Directory(path, root)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise PictureChanged("its folder went away while it was captioned; nothing was written") from error
     except OSError as error:

@@ -244,6 +244,24 @@ def test_answer_about_a_file_that_was_only_touched_meanwhile_is_kept(setup: Setu
     assert setup.folders.touched == []
 
 
+def test_directory_that_becomes_a_link_during_the_work_leads_nowhere(setup: Setup, engine: FakeEngine) -> None:
+    inside, outside = setup.image.parent / "sub", setup.image.parent / "outside"
+    setup.folder = FolderConfig(path=inside)
+    picture = inside / "deep" / "a.jpg"
+    picture.parent.mkdir(parents=True)
+    setup.image.rename(picture)
+
+    def swap() -> None:
+        picture.parent.rename(outside)
+        picture.parent.symlink_to(outside)
+
+    engine.on_submit = swap
+    setup.submit(picture)
+    setup.hand_over_all()
+    assert len(engine.asked) == 1
+    assert os.listdir(outside) == ["a.jpg"]
+
+
 def test_image_deleted_during_the_work_leaves_nothing_behind(setup: Setup, engine: FakeEngine) -> None:
     engine.on_submit = setup.image.unlink
     setup.submit()

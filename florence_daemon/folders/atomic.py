@@ -31,10 +31,13 @@ class Directory:
     below the empty mount point, since this is not the directory that held the picture. Windows keeps what is open.
     """
 
-    def __init__(self, path: str) -> None:
-        """Raises: OSError when it is gone."""
+    def __init__(self, path: str, root: str | None = None) -> None:
+        """root: a folder above it, from which no symbolic link is followed on the way: it would lead out.
+
+        Raises: OSError when it is gone, or behind a link.
+        """
         self.path = path
-        self._handle = None if sys.platform == "win32" else os.open(path or ".", os.O_RDONLY | os.O_DIRECTORY)
+        self._handle = None if sys.platform == "win32" else _open_below(path if root is None else root, path)
 
     def __enter__(self) -> Directory:
         return self
@@ -118,6 +121,18 @@ class Directory:
     def _at(self, name: str) -> str:
         """The name itself where it counts from the handle, else its path."""
         return name if self._handle is not None else os.path.join(self.path, name)
+
+
+def _open_below(root: str, path: str) -> int:
+    """Enter the directories from `root` to `path` one by one, none of them by a link."""
+    handle = os.open(root or ".", os.O_RDONLY | os.O_DIRECTORY)
+    for name in os.path.relpath(path or ".", root or ".").split(os.sep):
+        above = handle
+        try:
+            handle = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
+        finally:
+            os.close(above)
+    return handle
 
 
 def patiently(do: Callable[[], None], sleep: Callable[[float], None] = time.sleep) -> None:

@@ -39,6 +39,16 @@ def is_wanted(folder: FolderConfig, path: str) -> bool:
     return all(is_directory_name(parent) for parent in parents) and is_taken(folder, relative, name)
 
 
+def is_behind_link(folder: str, path: str) -> bool:
+    """Tell whether a directory between the folder and `path` is a symbolic link, which may lead out of the folder."""
+    directory = os.path.dirname(path)
+    while len(directory) > len(folder):
+        if os.path.islink(directory):
+            return True
+        directory = os.path.dirname(directory)
+    return False
+
+
 def is_taken(folder: FolderConfig, relative: str, name: str) -> bool:
     """Tell whether include and exclude take a picture; relative: its path from the folder."""
     if not folder.include and not folder.exclude:

@@ -19,7 +19,7 @@ from florence_daemon.folders.events import FORGETS_MOVED_IN
 from florence_daemon.folders.health import OK, Health, worst
 from florence_daemon.folders.listening import Listening
 from florence_daemon.folders.mounts import Place, place_of
-from florence_daemon.folders.names import is_wanted
+from florence_daemon.folders.names import is_behind_link, is_wanted
 from florence_daemon.folders.pauses import Pauses
 from florence_daemon.folders.scan import Listing
 from florence_daemon.folders.scans import Scans
@@ -246,5 +246,5 @@ class RootWatcher:
 
     def _submit_ready(self, now_s: float) -> None:
         for path, stamp in self._settling.ready(now_s):
-            if not self.pauses.holds(path):
+            if not self.pauses.holds(path) and not is_behind_link(self.path, path):
                 self._intake.submit(self.folder, path, stamp)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from florence_daemon.config import FolderConfig
-from florence_daemon.folders.names import is_directory_name, is_image_name, is_taken
+from florence_daemon.folders.names import is_behind_link, is_directory_name, is_image_name, is_taken
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,8 @@ def list_directories(
     pending = [os.fspath(start if start is not None else folder.path)]
     while pending:
         directory = pending.pop()
+        if is_behind_link(os.fspath(folder.path), os.path.join(directory, "")):
+            continue  # Since its parent was read it has been replaced.
         try:
             listing, deeper = _list(folder, directory)
         except OSError as error:

@@ -59,6 +59,20 @@ def test_nothing_is_written_where_the_path_leads_by_then(tmp_path: Path) -> None
     assert os.listdir(tmp_path / "elsewhere") == ["a.txt"]
 
 
+def test_directory_that_became_a_link_is_not_opened_and_a_root_that_is_one_is(tmp_path: Path) -> None:
+    (tmp_path / "outside" / "sub").mkdir(parents=True)
+    (tmp_path / "root").symlink_to(tmp_path / "outside")
+    (tmp_path / "outside" / "link").symlink_to("sub")
+    root = str(tmp_path / "root")
+    for path in (root, f"{root}/sub"):
+        with Directory(path, root) as opened:
+            assert opened.write("a.txt", b"one", lambda: False)
+    with pytest.raises(NotADirectoryError):
+        Directory(f"{root}/link", root)
+    with Directory(f"{root}/link") as opened:
+        assert opened.stamp_of("a.txt") is not None
+
+
 def test_directory_that_was_removed_gets_nothing(tmp_path: Path) -> None:
     pictures = tmp_path / "pictures"
     pictures.mkdir()

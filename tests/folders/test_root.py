@@ -171,6 +171,16 @@ def test_folder_inside_another_is_left_to_its_own_settings(make: Make, notes: No
     assert len(notes.paths) == 3
 
 
+def test_picture_whose_directory_became_a_link_is_left_out(make: Make, notes: Notes, tmp_path: Path) -> None:
+    watcher = make()
+    write(tmp_path, ".outside/a.jpg", "b/a.jpg")
+    watcher.tick(100.0)
+    (tmp_path / "sub").symlink_to(".outside")
+    watcher.touch(str(tmp_path / "sub" / "a.jpg"))
+    watcher.tick(101.0)
+    assert notes.names(tmp_path) == ["b/a.jpg"]
+
+
 def test_rescan_can_be_asked_for(make: Make, notes: Notes, tmp_path: Path) -> None:
     watcher = make()
     watcher.tick(100.0)

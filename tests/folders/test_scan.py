@@ -88,6 +88,17 @@ def test_include_and_exclude_match_names_and_relative_paths(tmp_path: Path) -> N
     assert found(tmp_path, include=("2025/*",), exclude=("skip*",)) == ["2025/c.jpg"]
 
 
+def test_directory_that_became_a_link_since_its_parent_was_read_is_left_out(tmp_path: Path) -> None:
+    make(tmp_path, "root/a.jpg", "root/sub/b.jpg", "outside/c.jpg", "outside/deep/d.jpg")
+    folder = FolderConfig(path=tmp_path / "root")
+    listings = list_directories(folder)
+    next(listings)
+    (tmp_path / "root" / "sub").rename(tmp_path / "sub")
+    (tmp_path / "root" / "sub").symlink_to(tmp_path / "outside")
+    assert list(listings) == []
+    assert list(list_directories(folder, str(tmp_path / "root" / "sub" / "deep"))) == []
+
+
 def test_links_are_not_followed(tmp_path: Path) -> None:
     make(tmp_path, "in/a.jpg", "out/secret.jpg")
     (tmp_path / "in" / "loop").symlink_to(tmp_path / "in")
