@@ -97,20 +97,27 @@ class Backfill:
 
         A directory at a time is in memory, and the ledger is asked once for each.
         """
-        for path in self._paths:
-            for listing in self._listings(path):
-                yield from self._images_of(listing)
+        for root, listing in self._listings():
+            yield from self._images_of(listing, root)
 
-    def _listings(self, path: Path) -> Iterator[Listing]:
-        if not path.is_file():
-            yield from list_directories(FolderConfig(path=path), on_error=self._on_unreadable)
-            return
-        try:
-            yield Listing(os.fspath(path.parent), (path.name,), frozenset(os.listdir(path.parent)))
-        except OSError as error:
-            self._on_unreadable(error)
+    def _listings(self) -> Iterator[tuple[str, Listing]]:
+        """What each directory holds, and the folder that it was found in; pictures in a row that share one are one."""
+        for directory, paths in itertools.groupby(self._paths, lambda path: path.parent if path.is_file() else None):
+            if directory is None:
+                for path in paths:
+                    folder = FolderConfig(path=path)
+                    yield from (
+                        (os.fspath(path), each) for each in list_directories(folder, on_error=self._on_unreadable)
+                    )
+                continue
+            try:
+                names = frozenset(os.listdir(directory))
+            except OSError as error:
+                self._on_unreadable(error)
+            else:
+                yield os.fspath(directory), Listing(os.fspath(directory), tuple(path.name for path in paths), names)
 
-    def _images_of(self, listing: Listing) -> Iterator[tuple[Image, FlorenceError | None]]:
+    def _images_of(self, listing: Listing, root: str) -> Iterator[tuple[Image, FlorenceError | None]]:
         known = self.ledger.troubled if self._overwrite == "never" else self.ledger.known
         entries = known(os.path.abspath(listing.directory))
         stems: dict[str, list[str]] = defaultdict(list)
@@ -123,7 +130,7 @@ class Backfill:
             outputs = self._due(listing, path, entry) if owner == name else self._outputs
             if outputs:
                 is_suspect = entry is not None and entry.left > 0
-                image = Image(path, outputs, stamp_of(path), self._overwrite, is_suspect)
+                image = Image(path, outputs, stamp_of(path), self._overwrite, is_suspect, root)
                 yield image, self._reason_against(image, owner, entry)
 
     def _entry(self, listing: Listing, name: str) -> Entry | None:

@@ -83,6 +83,19 @@ def test_each_directory_is_read_when_its_turn_comes(tmp_path: Path, ledger: Ledg
     assert [os.path.basename(image.path) for image, _ in rest] == ["0000.jpg", "0001.jpg", "0002.jpg", "late.jpg"]
 
 
+def test_directory_of_many_pictures_that_are_named_each_is_read_once(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `backfill *.jpg` names them: reading it for each would take minutes for thousands."""
+    paths = write_empty(tmp_path, 50)
+    read: list[object] = []
+    listdir = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: read.append(path) or listdir(path))
+    work = Backfill(paths, (CAPTION,), ledger, partial(making_of, ModelConfig(name="demo")))
+    assert [Path(image.path) for image, _ in work.images()] == paths
+    assert read == [tmp_path]
+
+
 def test_full_disk_ends_it(tmp_path: Path, ledger: Ledger) -> None:
     write_empty(tmp_path, 3)
 
