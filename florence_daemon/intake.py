@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -40,6 +41,7 @@ class FolderIntake:
         self._needs = needs
         self._clock = clock
         self._seen: set[str] = set()
+        self._scanned_lock = threading.Lock()
         self._scanned: dict[str, tuple[float, dict[str, list[str]]]] = {}
 
     def waiting(self, folder: FolderConfig) -> int:
@@ -73,7 +75,8 @@ class FolderIntake:
         if self._queue.holds(path):
             return False
         if sidecars.images_beside(path):
-            self._scanned.pop(os.path.dirname(path), None)  # It may have come since.
+            with self._scanned_lock:
+                self._scanned.pop(os.path.dirname(path), None)  # It may have come since.
         entry = self._ledger.entry(path)
         if self._other_owner(folder, path) is None and not self._needs.due(
             path, folder.outputs, folder.overwrite, entry
@@ -149,12 +152,12 @@ class FolderIntake:
 
     def _note_namesakes(self, directory: str, by_stem: dict[str, list[str]]) -> None:
         now_s = self._clock()
-        for other, (scanned_s, _) in list(self._scanned.items()):
-            if now_s - scanned_s < NAMESAKES_S:
-                break
-            self._scanned.pop(other, None)
-        self._scanned.pop(directory, None)
-        self._scanned[directory] = (now_s, {stem: names for stem, names in by_stem.items() if len(names) > 1})
+        with self._scanned_lock:
+            self._scanned.pop(directory, None)
+            self._scanned[directory] = (now_s, {stem: names for stem, names in by_stem.items() if len(names) > 1})
+            # The oldest come first: only those that are dropped are looked at, of thousands that a scan leaves here.
+            while now_s - next(iter(self._scanned.values()))[0] >= NAMESAKES_S:
+                del self._scanned[next(iter(self._scanned))]
 
     def _forget_gone(self, listing: Listing, entries: dict[str, Entry]) -> None:
         """What failed and is gone, or is not taken any more, is not missed."""

@@ -83,6 +83,7 @@ class RootWatcher:
         self._place: Place | None = None
         self._place_health = Health("degraded", "not looked at yet")
         self._next_check_s = 0.0
+        self._queued = 0
 
     @property
     def settling(self) -> int:
@@ -127,6 +128,8 @@ class RootWatcher:
             self._check(now_s)
         if self._place is None:
             return self._next_check_s
+        # Asked once, not for each event: in this step only `_submit_ready`, at its end, makes more of them wait.
+        self._queued = self._intake.waiting(self.folder)
         self._resume(now_s)
         self._hear(now_s)
         self._read_later(now_s)
@@ -227,7 +230,7 @@ class RootWatcher:
 
     def _room(self, window: int) -> int:
         """How many more images may wait."""
-        return window - len(self._settling) - self._intake.waiting(self.folder)
+        return window - len(self._settling) - self._queued
 
     def _start_scan_when_due(self, now_s: float) -> None:
         if self._is_asked or (now_s >= self._scans.next_s and not self.pauses.holds_all()):

@@ -17,8 +17,10 @@ class Notes:
         self.paths: list[str] = []
         self.refused: set[str] = set()
         self.waiting_now = 0
+        self.times_asked = 0
 
     def waiting(self, folder: FolderConfig) -> int:
+        self.times_asked += 1
         return self.waiting_now
 
     def lacking(self, folder: FolderConfig, listing: Listing) -> Iterator[str]:
