@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -38,6 +39,8 @@ ASKED_FOR = [DirCreatedEvent, DirMovedEvent, FileCreatedEvent, FileModifiedEvent
 NEWS = (EVENT_TYPE_CREATED, EVENT_TYPE_MODIFIED, EVENT_TYPE_MOVED, EVENT_TYPE_CLOSED)
 # Paths that are kept until they are taken; more are a matter for a scan.
 MOST_PATHS = 10_000
+# watchdog 7 warns when it finds a directory twice that was just made in another one; it goes on rightly.
+warnings.filterwarnings("ignore", "Callback with id", RuntimeWarning)
 
 
 @dataclass
