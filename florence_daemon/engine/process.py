@@ -182,7 +182,7 @@ class Engine:
 
     def _assign(self, chosen: list[Pending]) -> list[tuple[Child, Request]]:
         """Give these to the process, starting one when there is none; the caller writes them without the lock."""
-        if not chosen or self._died_of is not None:
+        if not chosen or self._died_of is not None or self._closed:
             return []
         try:
             self._child = self._child or self._start()

@@ -206,6 +206,18 @@ def test_what_comes_while_the_next_process_waits_is_held_and_given_up_at_a_stop(
     assert [type(setup.futures[name].exception(10)) for name in ("a", "late")] == [Stopping, Stopping]
 
 
+def test_answer_that_comes_during_a_stop_starts_no_other_process(setup: Setup) -> None:
+    setup.submit("a", "b")
+    setup.begin("a", "b")
+    setup.die()
+    assert setup.sent("a")
+    setup.engine.close()
+    setup.answer("a")
+    setup.processes[-1].die()
+    assert isinstance(setup.futures["b"].exception(10), Stopping)
+    assert len(setup.processes) == 2
+
+
 def test_process_that_cannot_be_started_is_tried_again(setup: Setup) -> None:
     setup.problem = BlockingIOError(11, "Resource temporarily unavailable")
     setup.submit("a")
