@@ -98,7 +98,10 @@ class Status:
         )
 
     def _model_status(self) -> dict[str, Any]:
-        state = asdict(self._engine.state())
+        state = {
+            name: round(value, 2) if isinstance(value, float) else value
+            for name, value in asdict(self._engine.state()).items()
+        }
         resident = resident_bytes(state["pid"]) if state["pid"] else None
         return {
             "name": self._config.model.name,

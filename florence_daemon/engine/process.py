@@ -10,9 +10,9 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from florence_daemon import errors
 from florence_daemon.engine.handle import Child, Pending, start_child
 from florence_daemon.engine.limits import Limits, oversee
+from florence_daemon.engine.loads import Loads
 from florence_daemon.engine.pipe import read_message
 from florence_daemon.engine.protocol import (
     Alive,
@@ -33,8 +33,6 @@ from florence_daemon.errors import CheckpointError, Stopping
 
 log = logging.getLogger(__name__)
 
-# After the model could not be loaded, requests are refused for this long: every try costs seconds and may download.
-LOAD_RETRY_S = 30.0
 # After a process died the next one waits this long, twice as long after every further one in a row.
 BACKOFF_S, LONGEST_BACKOFF_S = 1.0, 60.0
 # Requests that the engine is worth giving at once before it has said how many keep it busy.
@@ -84,9 +82,7 @@ class Engine:
         self._in_flight = FIRST_IN_FLIGHT
         self._numbers = itertools.count(1)
         self._idle_since_s = clock()
-        self._load_error: str | None = None
-        self._load_error_s = 0.0
-        self._load_crashes = 0
+        self._loads = Loads(settings.model, clock)
         self.is_stuck = False  # a process cannot be ended, and may keep the GPU: only a new daemon helps
         self._crashes = 0  # in a row
         self._died_of: str | None = None  # while the next process waits
@@ -110,8 +106,8 @@ class Engine:
         with self._lock:
             if self._closed:
                 raise Stopping("the engine is stopping and takes no new work")
-            if self._load_error is not None and self._clock() < self._load_error_s + LOAD_RETRY_S:
-                raise CheckpointError(self._load_error)
+            if self._loads.refuses_for_s() is not None:
+                raise CheckpointError(self._loads.error)
             pending = Pending(Request(next(self._numbers), picture, asks, urgent), Future(), on_begun=on_begun)
             pending.future.set_running_or_notify_cancel()
             self._held.append(pending)
@@ -131,12 +127,8 @@ class Engine:
             if child is None:
                 if self._died_of is not None:
                     return EngineState("restarting", error=self._died_of)
-                name = "unloaded" if self._load_error is None else "failed"
-                refuses_for_s = self._load_error_s + LOAD_RETRY_S - self._clock()
-                is_refusing = self._load_error is not None and refuses_for_s > 0
-                return EngineState(
-                    name, error=self._load_error, refuses_for_s=round(refuses_for_s, 1) if is_refusing else None
-                )
+                name = "unloaded" if self._loads.error is None else "failed"
+                return EngineState(name, error=self._loads.error, refuses_for_s=self._loads.refuses_for_s())
             if child.loaded is None:
                 return EngineState("loading", child.process.pid)
             unloads_in_s = None
@@ -228,7 +220,8 @@ class Engine:
             if isinstance(reply, Alive):
                 return
             if isinstance(reply, Loaded):
-                child.loaded, self._load_error, self._load_crashes = reply, None, 0
+                child.loaded = reply
+                self._loads.succeeded()
                 self._in_flight = reply.in_flight
                 log.info("model loaded on %s in %.1f s", reply.device, reply.load_s)
                 return
@@ -262,7 +255,8 @@ class Engine:
             left = list(child.pending.values())
             child.pending.clear()
             self._idle_since_s = self._clock()
-            error = self._judge(child, died_of)
+            # Why nothing that it left can be answered; None when the next process may.
+            error = _stopped() if self._closed else self._loads.judge(child, died_of)
             for pending in left:
                 pending.crashes += child.is_blamed(pending)
                 pending.begin_anew()
@@ -296,25 +290,6 @@ class Engine:
         _write_all(sent)
         for pending in held:
             pending.future.set_exception(_stopped())
-
-    def _judge(self, child: Child, died_of: str) -> errors.FlorenceError | None:
-        """Why nothing that the process left can be answered, or None when the next process may."""
-        if self._closed:
-            return _stopped()
-        if child.loaded is None and child.load_error is None and not child.is_stopping:
-            self._load_crashes += 1
-            if self._load_crashes >= MAX_CRASHES:
-                child.load_error = (
-                    f"the engine process ended {self._load_crashes} times while it loaded {self._settings.model} "
-                    f"({died_of}); is there enough memory for it?"
-                )
-        if child.loaded is None and child.excess is not None:
-            child.load_error = f"{self._settings.model} could not be loaded: {died_of}"
-        if child.load_error is None:
-            return None
-        self._load_error, self._load_error_s, self._load_crashes = child.load_error, self._clock(), 0
-        log.error("%s", child.load_error)
-        return CheckpointError(child.load_error)
 
 
 def _stopped() -> Stopping:
