@@ -5,25 +5,35 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
 from contextlib import closing
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 
 from florence_daemon import __version__
+from florence_daemon.command_line import (
+    DEFAULT_SERVER,
+    ConfigOption,
+    JsonOption,
+    LogFormat,
+    LogLevel,
+    ModelOption,
+    Overwrite,
+    Precision,
+    PromptsOption,
+    ServerOption,
+    ServiceAction,
+    pair_outputs,
+    read_settings,
+    refuse_both,
+    with_given,
+)
 from florence_daemon.errors import ConfigError, FlorenceError, UsageError
-
-if TYPE_CHECKING:
-    from florence_daemon.config import Config, ModelConfig, OutputConfig, ServerConfig
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_CONFIG = 78
-Section = TypeVar("Section", "ModelConfig", "ServerConfig")
-DEFAULT_SERVER = "http://127.0.0.1:54880"
 
 app = typer.Typer(
     help="Captions the pictures people drop into folders, with Florence-2.",
@@ -31,57 +41,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="Configuration file (YAML).", show_default=False)
-]
-ModelOption = Annotated[
-    str | None, typer.Option("--model", metavar="M", help="A Hub id, a local directory, or demo.", show_default=False)
-]
-ServerOption = Annotated[str, typer.Option("--server", metavar="URL", envvar="VISION_HOST", help="The daemon to ask.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
-PromptsOption = Annotated[
-    list[str] | None, typer.Option("--prompt", metavar="NAME", help="What to ask; goes with --ext.", show_default=False)
-]
-
-
-class Overwrite(str, Enum):
-    """What happens to sidecars that are there already."""
-
-    never = "never"
-    stale = "stale"
-    always = "always"
-
-
-class ServiceAction(str, Enum):
-    """What can be done with the service."""
-
-    install = "install"
-    uninstall = "uninstall"
-    print = "print"
-
-
-class LogFormat(str, Enum):
-    """What a line of the log looks like."""
-
-    text = "text"
-    json = "json"
-
-
-class LogLevel(str, Enum):
-    """What is important enough to be logged."""
-
-    debug = "debug"
-    info = "info"
-    warning = "warning"
-    error = "error"
-
-
-class Precision(str, Enum):
-    """What quantize can try."""
-
-    int8 = "int8"
-    float32 = "float32"
 
 
 def main() -> None:
@@ -133,7 +92,7 @@ def run(
     """Watch the configured folders and answer HTTP requests, until stopped."""
     from florence_daemon.daemon import serve
 
-    settings = _settings(config, model=model, host=host, port=port, watch=watch or ())
+    settings = read_settings(config, model=model, host=host, port=port, watch=watch or ())
     _log_to_stderr(log_format.value, log_level.value)
     raise typer.Exit(serve(settings))
 
@@ -148,7 +107,7 @@ def demo(
     """Try it: draw pictures into a folder, watch it with the small model that comes along, print the captions."""
     from florence_daemon.demo import serve_demo
 
-    settings = _settings(None, model="demo", host=None, port=port, watch=[directory], alone=True)
+    settings = read_settings(None, model="demo", host=None, port=port, watch=[directory], alone=True)
     raise typer.Exit(serve_demo(settings, directory))
 
 
@@ -174,12 +133,12 @@ def backfill(
     from florence_daemon.backfill_command import list_work, run_backfill
     from florence_daemon.daemon import open_ledger
 
-    _refuse_both(model, server)
-    settings = _settings(config, model=model)
+    refuse_both(model, server)
+    settings = read_settings(config, model=model)
     with closing(open_ledger(settings)) as ledger:
         work = Backfill(
             paths,
-            _outputs(prompt or [], ext or []),
+            pair_outputs(prompt or [], ext or []),
             ledger,
             makes_of(settings, server or ()),
             overwrite=overwrite.value,
@@ -211,10 +170,10 @@ def caption(
     from florence_daemon.engine.protocol import Ask
     from florence_daemon.tasks import find_task
 
-    _refuse_both(model, server)
+    refuse_both(model, server)
     task, inline = find_task(prompt, text)
     ask = Ask(task.token, inline, num_beams, max_new_tokens)
-    settings = _settings(config, model=model)
+    settings = read_settings(config, model=model)
     answering = ask_server(server, settings) if server else ask_engine(settings)
     with answering as answer:
         code = print_answers(images, ask, answer, as_json=as_json)
@@ -229,7 +188,7 @@ def pull(
     """Download a checkpoint, or look for it on this machine, and verify it."""
     from florence_daemon.engine import checkpoint
 
-    settings = _settings(config, model=model).model
+    settings = read_settings(config, model=model).model
     _log_to_stderr()
     if settings.offline:
         directory = checkpoint.find(settings.name, settings.revision, offline=True)
@@ -279,9 +238,9 @@ def quantize(
     """
     from florence_daemon.quantize_command import Wish, run_quantize
 
-    settings = _settings(config, model=model)
+    settings = read_settings(config, model=model)
     for size in (image_size, compare_size):
-        _replace(settings.model, image_size=size)  # says what is wrong with it
+        with_given(settings.model, image_size=size)  # says what is wrong with it
     wish = Wish(calibrate, pictures, tuple(prompt or ()), precision.value, image_size, compare_size)
     raise typer.Exit(run_quantize(wish, settings, as_json=as_json))
 
@@ -389,64 +348,6 @@ def service(
         systemd_service.install(config, system)
     else:
         systemd_service.show(config, system)
-
-
-def _settings(
-    file: Path | None,
-    *,
-    model: str | None = None,
-    host: str | None = None,
-    port: int | None = None,
-    watch: Sequence[Path] = (),
-    alone: bool = False,
-) -> Config:
-    """The configuration with the command line laid over it; `alone` leaves every file out."""
-    import attrs
-
-    from florence_daemon import config_file
-    from florence_daemon.config import FolderConfig
-
-    settings = config_file.load(None if alone else config_file.find_file(file, os.environ), os.environ)
-    folders = tuple(FolderConfig(path=path.absolute()) for path in watch)
-    return attrs.evolve(
-        settings,
-        model=_replace(settings.model, name=model),
-        server=_replace(settings.server, host=host, port=port),
-        folders=(*settings.folders, *folders),
-    )
-
-
-def _replace(section: Section, **given: Any) -> Section:
-    """A section with what the command line gave. Raises: UsageError, ConfigError."""
-    import attrs
-
-    from florence_daemon.config import BadSetting, MissingToken
-
-    try:
-        return attrs.evolve(section, **{name: value for name, value in given.items() if value is not None})
-    except BadSetting as error:
-        kind = ConfigError if isinstance(error, MissingToken) else UsageError
-        raise kind(f"--{error.setting.replace('_', '-')}: {error}") from None
-
-
-def _refuse_both(model: str | None, server: object) -> None:
-    if server and model:
-        raise UsageError("--model and --server do not go together: a server answers with the model it was started with")
-
-
-def _outputs(prompts: Sequence[str], exts: Sequence[str]) -> tuple[OutputConfig, ...]:
-    """Pair each --prompt with its --ext. Raises: UsageError."""
-    from florence_daemon.config import DEFAULT_OUTPUTS, BadSetting, FolderConfig, OutputConfig
-
-    if not prompts and not exts:
-        return DEFAULT_OUTPUTS
-    if len(prompts) != len(exts):
-        raise UsageError(f"{len(prompts)} --prompt and {len(exts)} --ext: each --prompt NAME needs one --ext EXT")
-    try:
-        outputs = tuple(OutputConfig(prompt=prompt, ext=ext) for prompt, ext in zip(prompts, exts, strict=True))
-        return FolderConfig(path=Path(), outputs=outputs).outputs
-    except BadSetting as error:
-        raise UsageError(f"--{error.setting}: {error}") from None
 
 
 def _act(server: str, action: str, path: str | None, text: str, *, as_json: bool) -> None:

@@ -98,7 +98,7 @@ class Status:
         )
 
     def _model_status(self) -> dict[str, Any]:
-        state = {
+        state: dict[str, Any] = {
             name: round(value, 2) if isinstance(value, float) else value
             for name, value in asdict(self._engine.state()).items()
         }

@@ -119,6 +119,7 @@ LAYERS = {
     "service": 11,
     "nssm": 4,
     "backfill_command": 12,
+    "command_line": 4,
     "cli": 13,
     "__main__": 14,
 }
@@ -132,7 +133,7 @@ OWNERS = {
     "falcon": {"http.actions", "http.app", "http.health", "http.openapi", "http.question", "http.vision"},
     "yaml": {"config_file"},
     "cattrs": {"config_file"},
-    "typer": {"cli"},
+    "typer": {"cli", "command_line"},
     "rich": {"reporting"},
     "PIL": {"engine.colours", "engine.jpeg", "engine.preprocess", "demo_pictures"},
     "pillow_heif": {"engine.preprocess"},

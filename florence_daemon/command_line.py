@@ -1,0 +1,132 @@
+"""The words of the command line: options that several commands share, choices, and the settings they come to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from florence_daemon.errors import ConfigError, UsageError
+
+if TYPE_CHECKING:
+    from florence_daemon.config import Config, ModelConfig, OutputConfig, ServerConfig
+
+Section = TypeVar("Section", "ModelConfig", "ServerConfig")
+DEFAULT_SERVER = "http://127.0.0.1:54880"
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="Configuration file (YAML).", show_default=False)
+]
+ModelOption = Annotated[
+    str | None, typer.Option("--model", metavar="M", help="A Hub id, a local directory, or demo.", show_default=False)
+]
+ServerOption = Annotated[str, typer.Option("--server", metavar="URL", envvar="VISION_HOST", help="The daemon to ask.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
+PromptsOption = Annotated[
+    list[str] | None, typer.Option("--prompt", metavar="NAME", help="What to ask; goes with --ext.", show_default=False)
+]
+
+
+class Overwrite(str, Enum):
+    """What happens to sidecars that are there already."""
+
+    never = "never"
+    stale = "stale"
+    always = "always"
+
+
+class ServiceAction(str, Enum):
+    """What can be done with the service."""
+
+    install = "install"
+    uninstall = "uninstall"
+    print = "print"
+
+
+class LogFormat(str, Enum):
+    """What a line of the log looks like."""
+
+    text = "text"
+    json = "json"
+
+
+class LogLevel(str, Enum):
+    """What is important enough to be logged."""
+
+    debug = "debug"
+    info = "info"
+    warning = "warning"
+    error = "error"
+
+
+class Precision(str, Enum):
+    """What quantize can try."""
+
+    int8 = "int8"
+    float32 = "float32"
+
+
+def read_settings(
+    file: Path | None,
+    *,
+    model: str | None = None,
+    host: str | None = None,
+    port: int | None = None,
+    watch: Sequence[Path] = (),
+    alone: bool = False,
+) -> Config:
+    """The configuration with the command line laid over it; `alone` leaves every file out.
+
+    Raises: ConfigError, UsageError.
+    """
+    import attrs
+
+    from florence_daemon import config_file
+    from florence_daemon.config import FolderConfig
+
+    settings = config_file.load(None if alone else config_file.find_file(file, os.environ), os.environ)
+    folders = tuple(FolderConfig(path=path.absolute()) for path in watch)
+    return attrs.evolve(
+        settings,
+        model=with_given(settings.model, name=model),
+        server=with_given(settings.server, host=host, port=port),
+        folders=(*settings.folders, *folders),
+    )
+
+
+def with_given(section: Section, **given: Any) -> Section:
+    """A section with what the command line gave. Raises: UsageError, ConfigError."""
+    import attrs
+
+    from florence_daemon.config import BadSetting, MissingToken
+
+    try:
+        return attrs.evolve(section, **{name: value for name, value in given.items() if value is not None})
+    except BadSetting as error:
+        kind = ConfigError if isinstance(error, MissingToken) else UsageError
+        raise kind(f"--{error.setting.replace('_', '-')}: {error}") from None
+
+
+def refuse_both(model: str | None, server: object) -> None:
+    """Refuse --model together with --server. Raises: UsageError."""
+    if server and model:
+        raise UsageError("--model and --server do not go together: a server answers with the model it was started with")
+
+
+def pair_outputs(prompts: Sequence[str], exts: Sequence[str]) -> tuple[OutputConfig, ...]:
+    """Pair each --prompt with its --ext. Raises: UsageError."""
+    from florence_daemon.config import DEFAULT_OUTPUTS, BadSetting, FolderConfig, OutputConfig
+
+    if not prompts and not exts:
+        return DEFAULT_OUTPUTS
+    if len(prompts) != len(exts):
+        raise UsageError(f"{len(prompts)} --prompt and {len(exts)} --ext: each --prompt NAME needs one --ext EXT")
+    try:
+        outputs = tuple(OutputConfig(prompt=prompt, ext=ext) for prompt, ext in zip(prompts, exts, strict=True))
+        return FolderConfig(path=Path(), outputs=outputs).outputs
+    except BadSetting as error:
+        raise UsageError(f"--{error.setting}: {error}") from None
