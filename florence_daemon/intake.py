@@ -19,6 +19,7 @@ from florence_daemon.folders.needs import Needs, owner_of, shared_sidecar
 from florence_daemon.folders.records import Entry
 from florence_daemon.folders.scan import Listing
 from florence_daemon.folders.settle import Stamp
+from florence_daemon.folders.watch import is_inside
 from florence_daemon.logs import printable
 from florence_daemon.queue import Image, Job, JobQueue, Kind
 from florence_daemon.worker import asks_of
@@ -66,6 +67,18 @@ class FolderIntake:
             for name in names:
                 if self._lacks(folder, listing, name, entries.get(name), is_owner=name == owner):
                     yield name
+
+    def scanned(self, folder: FolderConfig) -> None:
+        """Drop the failures of directories that are gone, which no listing tells of.
+
+        Where the folder is empty, it may be an empty mount point: then nothing is dropped.
+        """
+        below = [each.path for each in self._ledger.failures() if is_inside(each.path, os.fspath(folder.path))]
+        gone = {directory for directory in set(map(os.path.dirname, below)) if _is_gone(directory)}
+        if gone and os.listdir(folder.path):
+            for path in below:
+                if os.path.dirname(path) in gone:
+                    self._ledger.settled(path)
 
     def needs(self, folder: FolderConfig, path: str) -> bool:
         """Tell whether an image needs something that is not being made already.
@@ -165,3 +178,14 @@ class FolderIntake:
         for name, entry in entries.items():
             if entry.failure is not None and name not in taken:
                 self._ledger.settled(listing.path(name))
+
+
+def _is_gone(directory: str) -> bool:
+    """Tell whether there is no such directory; one that cannot be asked about may be there."""
+    try:
+        os.lstat(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        pass
+    return False

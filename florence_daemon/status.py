@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import asdict
 from typing import Any
@@ -64,13 +63,12 @@ class Status:
         }
 
     def _failures(self) -> list[Failure]:
-        """Those that are there still, in folders that are watched: a backfill elsewhere has told of its own."""
+        """Those in folders that are watched: a backfill elsewhere has told of its own.
+
+        Nothing is looked for on a disk here: a share that hangs would take the thread that answers.
+        """
         paths = [root.path for root in self._watcher.roots]
-        return [
-            failure
-            for failure in self._ledger.failures()
-            if any(is_inside(failure.path, path) for path in paths) and os.path.lexists(failure.path)
-        ]
+        return [each for each in self._ledger.failures() if any(is_inside(each.path, path) for path in paths)]
 
     def readiness(self) -> Readiness:
         """How the daemon is doing, for a load balancer: degraded still takes work."""

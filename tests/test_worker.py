@@ -296,6 +296,24 @@ def test_failure_of_a_picture_that_is_not_taken_any_more_leaves_the_list(setup: 
     assert setup.reasons() == {}
 
 
+def test_failure_in_a_directory_that_is_gone_leaves_the_list_unless_all_is_gone(
+    setup: Setup, engine: FakeEngine
+) -> None:
+    picture = setup.image.parent / "sub" / "a.jpg"
+    picture.parent.mkdir()
+    setup.image.rename(picture)
+    engine.error = PictureError("is not a picture")
+    setup.submit(picture)
+    setup.hand_over_all()
+    picture.unlink()
+    picture.parent.rmdir()
+    setup.intake.scanned(setup.folder)
+    assert setup.reasons() == {"a.jpg": "is not a picture"}, "it may only be unmounted"
+    setup.image.touch()
+    setup.intake.scanned(setup.folder)
+    assert setup.reasons() == {}
+
+
 def test_second_image_of_one_name_is_reported_and_overwrites_nothing(setup: Setup, engine: FakeEngine) -> None:
     other = setup.image.with_suffix(".png")
     other.write_bytes(b"x")

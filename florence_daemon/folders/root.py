@@ -46,6 +46,9 @@ class Intake(Protocol):
     def lacking(self, folder: FolderConfig, listing: Listing) -> Iterable[str]:
         """The images of one directory that still lack something, by name."""
 
+    def scanned(self, folder: FolderConfig) -> None:
+        """Hear that all directories of the folder were listed."""
+
     def needs(self, folder: FolderConfig, path: str) -> bool:
         """Tell whether the image still lacks something; asked before it settles, so it must be cheap."""
 
@@ -246,6 +249,7 @@ class RootWatcher:
 
         if self._scans.step(room, take):
             self._scans.rest(now_s, self._listening.interval_s, spread=not self._listening.is_polled)
+            self._intake.scanned(self.folder)
 
     def _submit_ready(self, now_s: float) -> None:
         for path, stamp in self._settling.ready(now_s):

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.faults.fake_engine import FakeSettings
-from benchmarks.faults.pictures import write_jpegs
+from benchmarks.faults.pictures import jpeg, write_jpegs
 from benchmarks.faults.process import DaemonProcess, wait_for, watching
 from tests.faults.conftest import Figure, StartDaemon
 
@@ -100,10 +100,13 @@ def test_share_that_hangs_holds_up_no_other_folder(tmp_path: Path, folder: Path,
     config = json.dumps({"model": {"name": "demo"}, "folders": folders})
     with mount_over(hung, behind) as server, DaemonProcess(tmp_path / "home", config, fake=FakeSettings()) as daemon:
         write_jpegs(behind, [1])
+        (behind / "short.jpg").write_bytes(jpeg(2)[:-20])
         wait_for((behind / "00001.txt").exists, 10, "a caption on the share while it answers")
+        wait_for(daemon.failures, 10, "a failure on the share")
         os.kill(server, signal.SIGSTOP)
         time.sleep(2.0)  # the share's next scan hangs by now
         slowest_s = max(delays_s(daemon, folder, folder))
+        assert list(daemon.failures()) == [str(hung / "short.jpg")], "the status answers, and lists it still"
         began_s = time.monotonic()
         assert daemon.stop() == 0
         stopped_s = time.monotonic() - began_s

@@ -26,6 +26,9 @@ class Notes:
     def lacking(self, folder: FolderConfig, listing: Listing) -> Iterator[str]:
         return (name for name in listing.images if listing.path(name) not in self.refused)
 
+    def scanned(self, folder: FolderConfig) -> None:
+        pass
+
     def needs(self, folder: FolderConfig, path: str) -> bool:
         return path not in self.refused
 
