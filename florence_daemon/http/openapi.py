@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import falcon
@@ -18,6 +19,8 @@ _QUAD = r"([A-Za-z0-9+/]\s*){4}"
 BASE64 = rf"^\s*({_QUAD})*({_QUAD}|([A-Za-z0-9+/]\s*){{3}}=|([A-Za-z0-9+/]\s*){{2}}=\s*=)\s*$"
 REGION = r"^(<loc_[0-9]{1,3}>){4}$"
 PHRASE = r"\S"
+# A path of the machine that the daemon runs on.
+ABSOLUTE = r"^([A-Za-z]:[\\/]|\\\\)[^\x00]*$" if os.name == "nt" else r"^/[^\x00]*$"
 
 ERRORS = {
     "400": "The request, its prompt or its picture cannot be understood",
@@ -106,7 +109,7 @@ def _ready(schema: Schema) -> Schema:
 
 
 def _action(name: str, summary: str, counted: str, needs_path: bool = False) -> Schema:
-    path: Schema = {"type": "string", "pattern": "^/[A-Za-z0-9/._-]+$", "description": "on the daemon's machine"}
+    path: Schema = {"type": "string", "pattern": ABSOLUTE, "description": "absolute, on the daemon's machine"}
     body = _object({"path": path if needs_path else {"anyOf": [path, {"type": "null"}]}})
     body |= {"required": ["path"] if needs_path else [], "additionalProperties": False}
     return {
