@@ -148,15 +148,6 @@ class Engine:
         log.info("the model was idle for %g s and is unloaded", self._idle_unload_s)
         child.stop()
 
-    def unload(self) -> None:
-        """End the process now unless it works. Returns when it is gone."""
-        with self._lock:
-            child = self._child
-            if child is None or child.pending:
-                return
-            self._child = None
-        child.stop()
-
     def close(self, *, at_once: bool = False) -> None:
         """Take nothing more and end the process; what runs is given up when `at_once`, else must have ended before."""
         with self._lock:
