@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 # After a process died the next one waits this long, twice as long after every further one in a row.
 BACKOFF_S, LONGEST_BACKOFF_S = 1.0, 60.0
+# A close waits so long until everybody who waited for an answer has been told that there is none.
+TOLD_S = 5.0
 # Requests that the engine is worth giving at once before it has said how many keep it busy.
 FIRST_IN_FLIGHT = 4
 
@@ -88,6 +90,7 @@ class Engine:
         self._died_of: str | None = None  # while the next process waits
         self._closed = False
         self._is_closed = threading.Event()
+        self._threads: list[threading.Thread] = []  # those that end futures
         # Linux kills the process when the thread that started it ends, so that is one which stays.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="engine-start")
 
@@ -149,7 +152,10 @@ class Engine:
         child.stop()
 
     def close(self, *, at_once: bool = False) -> None:
-        """Take nothing more and end the process; what runs is given up when `at_once`, else must have ended before."""
+        """Take nothing more and end the process; what runs is given up when `at_once`, else must have ended before.
+
+        Returns when every future has ended: callers put away what they need for that next.
+        """
         with self._lock:
             self._closed = True
             child, self._child = self._child, None
@@ -159,6 +165,11 @@ class Engine:
                 child.process.kill()
             child.stop()
         self._starter.shutdown(wait=False)
+        deadline_s = time.monotonic() + TOLD_S
+        with self._lock:
+            telling = self._threads
+        for thread in telling:
+            thread.join(max(0.0, deadline_s - time.monotonic()))
 
     def _allowed(self) -> list[Pending]:
         return choose_to_send(self._held, self._child.pending.values() if self._child else ())
@@ -179,10 +190,16 @@ class Engine:
     def _start(self) -> Child:
         child = self._starter.submit(start_child, self._settings).result()
         child.sign_s = self._clock()
-        threading.Thread(target=self._read, args=(child,), name="engine-replies", daemon=True).start()
+        self._begin_thread("engine-replies", self._read, child)
         threading.Thread(target=self._oversee, args=(child,), name="engine-limits", daemon=True).start()
         log.info("engine process %d started, loading %s", child.process.pid, self._settings.model)
         return child
+
+    def _begin_thread(self, name: str, work: Callable[..., None], *arguments: object) -> None:
+        """Start a thread that ends futures; the lock is held."""
+        thread = threading.Thread(target=work, args=arguments, name=name, daemon=True)
+        self._threads = [each for each in self._threads if each.is_alive()] + [thread]
+        thread.start()
 
     def _oversee(self, child: Child) -> None:
         """End one process once it has passed a limit; its own thread."""
@@ -267,7 +284,7 @@ class Engine:
         self._died_of = died_of
         seconds = min(BACKOFF_S * 2 ** (self._crashes - 1), LONGEST_BACKOFF_S)
         log.warning("the engine process ended (%s); it is started again in %g s", died_of, seconds)
-        threading.Thread(target=self._resume_after, args=(seconds,), name="engine-rest", daemon=True).start()
+        self._begin_thread("engine-rest", self._resume_after, seconds)
 
     def _resume_after(self, seconds: float) -> None:
         """Go on with what waits, or give it up at a stop; a thread's whole job."""

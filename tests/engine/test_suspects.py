@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any, cast
@@ -206,7 +207,23 @@ def test_what_comes_while_the_next_process_waits_is_held_and_given_up_at_a_stop(
     assert [type(setup.futures[name].exception(10)) for name in ("a", "late")] == [Stopping, Stopping]
 
 
-def test_answer_that_comes_during_a_stop_starts_no_other_process(setup: Setup) -> None:
+def test_close_returns_once_everybody_has_been_told(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    bury = FakeChild.bury
+
+    def bury_slowly(child: FakeChild) -> str:
+        time.sleep(0.2)
+        return bury(child)
+
+    monkeypatch.setattr(FakeChild, "bury", bury_slowly)
+    setup.submit("a")
+    setup.begin("a")
+    setup.engine.close(at_once=True)
+    assert setup.futures["a"].done()
+    assert isinstance(setup.futures["a"].exception(), Stopping)
+
+
+def test_answer_that_comes_during_a_stop_starts_no_other_process(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "TOLD_S", 0.0)
     setup.submit("a", "b")
     setup.begin("a", "b")
     setup.die()
