@@ -114,6 +114,13 @@ class _JsonErrorTask(ErrorTask):
 
 
 class _Task(WSGITask):
+    def service(self) -> None:
+        """Answer; from then on a hang-up is nobody's business. (Later, the channel may be at its next request.)"""
+        try:
+            super().service()
+        finally:
+            self.channel.on_hang_up(None)
+
     def get_environment(self) -> dict[str, Any]:
         """The WSGI environment, and a way to learn that the client hung up."""
         environ: dict[str, Any] = super().get_environment()
@@ -122,7 +129,7 @@ class _Task(WSGITask):
 
 
 class Channel(HTTPChannel):
-    """A connection. Waitress's main thread calls everything but `service` and `on_hang_up`."""
+    """A connection. Waitress's main thread calls everything but `on_hang_up`."""
 
     request: Any
     will_close: bool
@@ -147,10 +154,10 @@ class Channel(HTTPChannel):
             return None
         return self._quiet_since_s if self.request is None else self._began_s
 
-    def on_hang_up(self, do: Callable[[], object]) -> None:
+    def on_hang_up(self, do: Callable[[], object] | None) -> None:
         """Call `do`, from another thread, when the client hangs up before it has its answer; at once if it has."""
         self._on_hang_up = do
-        if not self.connected:
+        if do is not None and not self.connected:
             do()
 
     def expire(self) -> None:
@@ -191,13 +198,6 @@ class Channel(HTTPChannel):
         if self.request is not before:
             self._began_s = self._quiet_since_s
         return taken
-
-    def service(self) -> None:
-        """Answer one request, on a thread of the pool."""
-        try:
-            super().service()
-        finally:
-            self._on_hang_up = None
 
     def handle_write(self) -> None:
         """Send; once a refusal is out, linger instead of closing."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from waitress.channel import HTTPChannel
 
 from florence_daemon.config import ServerConfig
 from tests.conftest import FakeEngine, done, wait_for
@@ -204,6 +205,26 @@ def test_client_that_hangs_up_before_its_turn_costs_no_inference(api: Api, is_cl
         assert first.result(30).status_code == 200
     assert api.process(prompt="OCR").status_code == 200
     assert [picture for picture, _, _ in api.engine.asked].count(b"picture") == 0
+
+
+def test_hang_up_is_noticed_though_the_thread_of_the_request_before_is_slow_to_end(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = HTTPChannel.service
+
+    def service_slowly(channel: HTTPChannel) -> None:
+        service(channel)
+        time.sleep(0.3)
+
+    monkeypatch.setattr(HTTPChannel, "service", service_slowly)
+    api.engine.in_flight = 0  # nobody's turn comes
+    with api.connect() as client:
+        client.sendall(b"GET /model HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert read_answer(client).status == 200
+        client.sendall(HEAD + b"Content-Length: 7\r\n\r\npicture")
+        wait_for(lambda: api.queue.counts()["http"] == 1)
+        time.sleep(0.4)
+    wait_for(lambda: api.queue.counts()["http"] == 0, 5)
 
 
 def test_places_of_clients_that_hung_up_are_free_again(api: Api) -> None:
