@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import asdict
 from typing import Any
@@ -63,12 +64,14 @@ class Status:
         }
 
     def _failures(self) -> list[Failure]:
-        """Those in folders that are watched: a backfill elsewhere has told of its own.
+        """Those that are there still, in folders that are watched: a backfill elsewhere has told of its own."""
+        return [each for each in self._ledger.failures() if self._is_shown(each.path)]
 
-        Nothing is looked for on a disk here: a share that hangs would take the thread that answers.
-        """
-        paths = [root.path for root in self._watcher.roots]
-        return [each for each in self._ledger.failures() if any(is_inside(each.path, path) for path in paths)]
+    def _is_shown(self, path: str) -> bool:
+        """Nothing is looked for on shares: one that hangs would take the thread that answers. Scans tell of them."""
+        roots = [root for root in self._watcher.roots if is_inside(path, root.path)]
+        is_local = all(root.is_local for root in roots)
+        return bool(roots) and (not is_local or os.path.lexists(path))
 
     def readiness(self) -> Readiness:
         """How the daemon is doing, for a load balancer: degraded still takes work."""

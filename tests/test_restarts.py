@@ -57,14 +57,14 @@ def test_failures_outlive_a_restart_and_the_truncated_picture_is_tried_again(
 ) -> None:
     (folder / "text.jpg").write_text("this is no picture")
     (folder / "short.jpg").write_bytes(jpeg()[:2000])
-    daemon = start_daemon(config=watching(folder, rescan_s=1))
+    daemon = start_daemon(config=watching(folder))
     failed = wait_for(lambda: two_failures(daemon), 60)
     assert [Path(failure["path"]).name for failure in failed] == ["short.jpg", "text.jpg"]
     assert [failure["attempts"] for failure in failed[1:]] == [1]
     assert failed[0]["next_try_in_s"] is not None
     assert failed[1]["next_try_in_s"] is None
     assert daemon.stop() == 0
-    daemon = start_daemon(config=watching(folder, rescan_s=1))
+    daemon = start_daemon(config=watching(folder))
     again = daemon.get("/status")["failures"]
     assert [failure["path"] for failure in again] == [failure["path"] for failure in failed]
     assert again[0]["attempts"] >= failed[0]["attempts"]

@@ -98,6 +98,12 @@ class RootWatcher:
         """Tell whether a scan is under way, or waits for room."""
         return bool(self._scans)
 
+    @property
+    def is_local(self) -> bool:
+        """Tell whether it is there, and all of it on this machine's own file systems, which do answer."""
+        place = self._place
+        return place is not None and not place.silent_kind()
+
     def touch(self, path: str, delay_s: float = 0.0) -> None:
         """Look at `path` again after `delay_s`, as if an event had named it."""
         with self._later_lock:
