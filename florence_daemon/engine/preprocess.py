@@ -29,7 +29,11 @@ FILE_LIMIT_BYTES = 2 * 2**30
 # Pillow reads far more. Each format is code that runs on untrusted bytes, so only these are tried. JPEG includes MPO,
 # what cameras write into a .jpg when they add a second view or a depth map.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-EXTRA_FORMATS = {"HEIC": ("HEIF", "pillow_heif"), "JPEG XL": ("JXL", "pillow_jxl")}
+# Pillow's name for it, the plugin that reads it, and what to install for that.
+EXTRA_FORMATS = {
+    "HEIC": ("HEIF", "pillow_heif", "florence-daemon[formats]"),
+    "JPEG XL": ("JXL", "pillow_jxl", "pillow-jxl-plugin"),
+}
 
 _MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
 _STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
@@ -228,7 +232,7 @@ def _too_large(name: str, pixels: object) -> str:
 
 def _register_extra(source: _Source) -> str:
     """Let an optional plugin register itself with Pillow; it is imported only when such a picture comes."""
-    format_name, plugin = EXTRA_FORMATS[str(source.kind)]
+    format_name, plugin, package = EXTRA_FORMATS[str(source.kind)]
     try:
         if plugin == "pillow_heif":
             import pillow_heif
@@ -237,7 +241,7 @@ def _register_extra(source: _Source) -> str:
         else:
             importlib.import_module(plugin)
     except ImportError as error:
-        hint = "pip install 'florence-daemon[formats]'"
+        hint = f"pip install '{package}'"
         raise PictureError(f"{source.name} is {source.kind}, which needs a plugin that is not here: {hint}") from error
     return format_name
 

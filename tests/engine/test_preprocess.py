@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import struct
 import sys
 import zlib
@@ -310,16 +311,19 @@ def test_formats_beyond_the_list_are_not_tried() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "kind"),
-    [(b"\0\0\0\x18ftypheic" + b"\0" * 64, "HEIC"), (b"\0\0\0\x0cJXL \r\n\x87\n" + b"\0" * 64, "JPEG XL")],
+    ("data", "kind", "package"),
+    [
+        (b"\0\0\0\x18ftypheic" + b"\0" * 64, "HEIC", "florence-daemon[formats]"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n" + b"\0" * 64, "JPEG XL", "pillow-jxl-plugin"),
+    ],
 )
 def test_formats_of_the_extra_name_it_where_it_is_missing(
-    data: bytes, kind: str, monkeypatch: pytest.MonkeyPatch
+    data: bytes, kind: str, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     monkeypatch.setitem(sys.modules, "pillow_jxl", None)
 
-    with pytest.raises(PictureError, match=rf"{kind}.*pip install 'florence-daemon\[formats\]'"):
+    with pytest.raises(PictureError, match=rf"{kind}.*pip install '{re.escape(package)}'"):
         read_picture(data)
 
 
