@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import secrets
+import stat
 import sys
 import time
 from collections.abc import Callable
@@ -24,6 +25,8 @@ OLD_S = 3600.0
 # tries, and the errors that mean this (access denied, sharing violation, lock violation).
 PATIENCE_S = (0.02, 0.05, 0.1, 0.2, 0.4)
 HELD_OPEN = (5, 32, 33)
+# To open a pipe waits for who writes to it, and a link may lead to a file that has no end.
+CAREFULLY = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
 
 
 class Directory:
@@ -55,14 +58,7 @@ class Directory:
 
     def digest_of(self, name: str) -> bytes | None:
         """What stands for the bytes of a regular file in it; None when it cannot be read."""
-        digest = hashlib.blake2b(digest_size=16)
-        try:
-            with open(self._at(name), "rb", buffering=0, opener=self._open) as file:
-                while piece := file.read(1 << 20):
-                    digest.update(piece)
-        except (OSError, ValueError):
-            return None
-        return digest.digest()
+        return content_of(self._at(name), self._handle)
 
     def write(self, name: str, content: bytes, may_replace: Callable[[], bool]) -> bool:
         """Write a hidden file, sync it, move it into place; False when `name` exists and may not be replaced.
@@ -121,6 +117,27 @@ class Directory:
     def _at(self, name: str) -> str:
         """The name itself where it counts from the handle, else its path."""
         return name if self._handle is not None else os.path.join(self.path, name)
+
+
+def content_of(path: str, directory: int | None = None) -> bytes | None:
+    """The digest of a regular file's bytes; None when it cannot be read, or is a link, a pipe or the like.
+
+    directory: the handle of the directory from which `path` counts.
+    """
+
+    def open_it(path: str, flags: int) -> int:
+        return os.open(path, flags | CAREFULLY, dir_fd=directory)
+
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        with open(path, "rb", buffering=0, opener=open_it) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return None
+            while piece := file.read(1 << 20):
+                digest.update(piece)
+    except (OSError, ValueError):
+        return None
+    return digest.digest()
 
 
 def _open_below(root: str, path: str) -> int:

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 from florence_daemon.config import OutputConfig
 from florence_daemon.errors import SharedSidecar
+from florence_daemon.folders.atomic import content_of
 from florence_daemon.folders.ledger import Ledger
-from florence_daemon.folders.records import Entry, Failure, Making, Written, content_of
+from florence_daemon.folders.records import Entry, Failure, Making, Written
 from florence_daemon.folders.settle import stamp_of
 from florence_daemon.folders.sidecars import sidecar_path
 

@@ -98,18 +98,6 @@ def digest_of(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=16).digest()
 
 
-def content_of(path: str) -> bytes | None:
-    """The digest of a file's bytes; None when it cannot be read."""
-    digest = hashlib.blake2b(digest_size=16)
-    try:
-        with open(path, "rb", buffering=0) as file:
-            while piece := file.read(1 << 20):
-                digest.update(piece)
-    except (OSError, ValueError):
-        return None
-    return digest.digest()
-
-
 def retry_after_s(attempts: int) -> float:
     """How long to wait after so many failures in a row: 1 s, 2 s, 4 s, … 6 hours."""
     return float(min(LONGEST_RETRY_S, FIRST_RETRY_S * 2 ** min(attempts - 1, 20)))

@@ -13,7 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from florence_daemon.folders.atomic import OLD_S, PREFIX, UNFINISHED, Directory, remove_left_behind, unfinished_name
+from florence_daemon.folders.atomic import (
+    OLD_S,
+    PREFIX,
+    UNFINISHED,
+    Directory,
+    content_of,
+    remove_left_behind,
+    unfinished_name,
+)
 from florence_daemon.folders.pauses import can_write_in
 
 
@@ -71,6 +79,18 @@ def test_directory_that_became_a_link_is_not_opened_and_a_root_that_is_one_is(tm
         Directory(f"{root}/link", root)
     with Directory(f"{root}/link") as opened:
         assert opened.stamp_of("a.txt") is not None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pipes among files")
+def test_only_regular_files_have_a_content(tmp_path: Path) -> None:
+    """A pipe beside a picture would hold up for ever who opens it, and /dev/zero has no end."""
+    (tmp_path / "a").write_bytes(b"one")
+    (tmp_path / "b").write_bytes(b"one")
+    (tmp_path / "link").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe")
+    with Directory(str(tmp_path)) as opened:
+        assert opened.digest_of("a") == opened.digest_of("b") == content_of(str(tmp_path / "a"))
+        assert [opened.digest_of(name) for name in ("link", "pipe", "none")] == [None] * 3
 
 
 def test_directory_that_was_removed_gets_nothing(tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ import attrs
 import pytest
 
 from florence_daemon.config import ModelConfig, OutputConfig
+from florence_daemon.folders.atomic import content_of
 from florence_daemon.folders.ledger import Ledger
 from florence_daemon.folders.needs import Needs, owner_of
-from florence_daemon.folders.records import Making, Written, content_of, digest_of, making_of
+from florence_daemon.folders.records import Making, Written, digest_of, making_of
 from florence_daemon.folders.settle import stamp_of
 
 CAPTION = OutputConfig(prompt="CAPTION", ext="txt")
