@@ -57,7 +57,8 @@ class Needs:
     def _is_outdated(self, path: str, sidecar: str, output: OutputConfig, overwrite: str, entry: Entry | None) -> bool:
         written = [each for each in entry.written if each.suffix == output.suffix] if entry is not None else []
         if not written:
-            return overwrite == "always"
+            # A ledger that failed knows nothing: all would be written anew, over the lines that people edited since.
+            return overwrite == "always" and self._ledger.health is None
         making = self._makes(output)
         if all(self._is_current(path, each, making) for each in written):
             return False

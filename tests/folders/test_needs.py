@@ -144,6 +144,17 @@ def test_sidecar_is_written_anew_only_by_the_rule(
     assert tuple(rule for rule in ("never", "stale", "always") if captioned.is_due(rule)) == due
 
 
+def test_always_spares_what_a_ledger_that_failed_cannot_know(captioned: Captioned) -> None:
+    """Else one hour with a full state disk would cost every line that was edited in years."""
+    (captioned.image.parent / "file").touch()
+    captioned.ledger.close()
+    captioned.ledger = Ledger(captioned.image.parent / "file")
+    assert captioned.ledger.health is not None
+    assert not captioned.is_due("always")
+    captioned.sidecar.unlink()
+    assert captioned.is_due("always")
+
+
 def test_settings_that_are_unknown_count_as_the_same(captioned: Captioned) -> None:
     theirs = Making("demo", "<CAPTION>", "")
     assert theirs.is_same(captioned.makes(CAPTION))
