@@ -16,6 +16,8 @@ import pytest
 from waitress.channel import HTTPChannel
 
 from florence_daemon.config import ServerConfig
+from florence_daemon.errors import PictureError
+from florence_daemon.http.question import decode_base64
 from tests.conftest import FakeEngine, done, wait_for
 from tests.http.api import PICTURE, Api, error_of, read_answer, serving
 from tests.http.conftest import Figure
@@ -95,6 +97,14 @@ def test_json_that_would_fill_the_memory_is_refused(api: Api, body: bytes) -> No
     response = api.http.post("/process_image", content=body, headers={"Content-Type": "application/json"})
     assert response.status_code == 400
     assert error_of(response).startswith("Invalid JSON")
+
+
+@pytest.mark.parametrize("text", ["data:" + "a" * 30_000, "data:image/png" + ";a=b" * 10_000, "data:;" + "a=" * 20_000])
+def test_long_text_that_is_nearly_a_data_uri_is_refused_at_once(text: str) -> None:
+    began_s = time.monotonic()
+    with pytest.raises(PictureError, match="base64"):
+        decode_base64(text)
+    assert time.monotonic() - began_s < 2
 
 
 def test_text_that_no_model_could_read_is_refused(api: Api) -> None:
