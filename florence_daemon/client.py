@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
@@ -25,6 +25,7 @@ CONNECT_S = 5.0
 MAX_TRIES = 120
 MAX_PAUSE_S = 30.0
 BUSY = (429, 503)
+T = TypeVar("T")
 # The token that is sent, the first of these that is set; in the environment, since `ps` shows everybody a command line.
 TOKEN_VARIABLES = (config_file.ENV_CLIENT, "VISION_TOKEN")
 
@@ -87,15 +88,15 @@ class Client:
 
     def model(self) -> str:
         """The name of the model that answers there."""
-        return str(self._get("/model"))
+        return self._get("/model", str)
 
     def prompts(self) -> list[str]:
         """The prompts it knows."""
-        return list(self._get("/prompts"))
+        return self._get("/prompts", list)
 
     def status(self) -> dict[str, Any]:
         """What it is doing."""
-        return dict(self._get("/status"))
+        return self._get("/status", dict)
 
     def ask(self, path: str, asks: Sequence[Ask], *, priority: str = "interactive") -> tuple[Answer, ...]:
         """Send a picture and get the answers in the order of `asks`, waiting while the server is busy.
@@ -112,7 +113,7 @@ class Client:
                 response = self._http.post("/process_image", data=form, files={"image": ("image", content)})
             pause_s = _pause_s(response)
             if pause_s is None:
-                return _answers(self._checked(response), asks)
+                return _answers(self._checked(response, dict), asks)
             time.sleep(pause_s)
         raise ServerError(f"{self.server}: still busy after {MAX_TRIES} tries: {_error_text(response)}")
 
@@ -122,12 +123,12 @@ class Client:
         body = json.dumps({} if path is None else {"path": path})
         with self._reachable():
             response = self._http.post(f"/{action}", content=body, headers={"Content-Type": "application/json"})
-        return dict(self._checked(response))
+        return self._checked(response, dict)
 
-    def _get(self, path: str) -> Any:
+    def _get(self, path: str, kind: type[T]) -> T:
         with self._reachable():
             response = self._http.get(path)
-        return self._checked(response)
+        return self._checked(response, kind)
 
     @contextmanager
     def _reachable(self) -> Iterator[None]:
@@ -139,13 +140,16 @@ class Client:
                 "start one with `florence-daemon run`, or name another with --server"
             ) from None
 
-    def _checked(self, response: httpx.Response) -> Any:
+    def _checked(self, response: httpx.Response, kind: type[T]) -> T:
         if not response.is_success:
             raise self._refused(response)
         try:
-            return response.json()
+            media = response.json()
         except ValueError:
-            raise ServerError(f"{self.server}: what answers there is not a Florence Daemon") from None
+            media = None
+        if not isinstance(media, kind):
+            raise ServerError(f"{self.server}: what answers there is not a Florence Daemon")
+        return media
 
     def _refused(self, response: httpx.Response) -> FlorenceError:
         """The error that an answer stands for: this picture's own, or one that every other would meet too."""

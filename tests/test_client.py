@@ -148,7 +148,16 @@ def test_server_that_does_not_say_when_is_not_asked_again(
 )
 def test_failure_of_one_picture_is_told_from_one_of_the_server(status: int, text: str, error: type[Exception]) -> None:
     with closing(open_client("http://127.0.0.1:1")) as client, pytest.raises(error, match=text):
-        client._checked(httpx.Response(status, json={"detail": text, "error": text}))
+        client._checked(httpx.Response(status, json={"detail": text, "error": text}), dict)
+
+
+@pytest.mark.parametrize("said", [b"<html>", b'"hello"', b"[]"])
+def test_other_programs_answer_is_told_as_such(said: bytes) -> None:
+    with (
+        closing(open_client("http://127.0.0.1:1")) as client,
+        pytest.raises(ServerError, match="not a Florence Daemon"),
+    ):
+        client._checked(httpx.Response(200, content=said), dict)
 
 
 def test_commands_ask_the_daemon_for_something(engine: FakeEngine, tmp_path: Path) -> None:
