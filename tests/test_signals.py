@@ -13,8 +13,8 @@ from florence_daemon.signals import StopSignal
 signals = StopSignal()
 print("ready", flush=True)
 signals.wait()
-print("stopping", flush=True)
 try:
+    print("stopping", flush=True)
     while "--again" in sys.argv:
         signals._reader.recv(64)
 except KeyboardInterrupt:
