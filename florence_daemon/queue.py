@@ -66,12 +66,16 @@ class Job:
 
 
 class JobQueue:
-    """A priority queue that threads share. A job is waiting, then running, then finished; nothing else."""
+    """A priority queue that threads share. A job is waiting, then running, then finished; nothing else.
+
+    One that runs has a place at the engine until it is answered; its sidecars may take longer.
+    """
 
     def __init__(self, max_queued: int) -> None:
         self._max_queued = max_queued
         self._waiting: dict[Kind, deque[Job]] = {kind: deque() for kind in Kind}
         self._running: set[Job] = set()
+        self._answered: set[Job] = set()  # of those that run
         self._numbers = itertools.count(1)
         self._images: Counter[str] = Counter()
         self._changed = threading.Condition()
@@ -94,6 +98,7 @@ class JobQueue:
         """Return a claimed job to its place in its class; nobody may be waiting for its future."""
         with self._changed:
             self._running.discard(job)
+            self._answered.discard(job)
             job.future = Future()
             bisect.insort(self._waiting[job.kind], job, key=lambda each: each.number)
             self._changed.notify_all()
@@ -134,11 +139,19 @@ class JobQueue:
                 self._forget_image(job)
             return None
 
+    def answered(self, job: Job) -> None:
+        """Note that the engine has done with a job that runs on: a disk that hangs must not keep its place there."""
+        with self._changed:
+            if job in self._running:
+                self._answered.add(job)
+                self._changed.notify_all()
+
     def finish(self, job: Job) -> None:
         """Note that a claimed job has ended, whichever way; a second time changes nothing."""
         with self._changed:
             if job in self._running:
                 self._running.remove(job)
+                self._answered.discard(job)
                 self._forget_image(job)
                 self._changed.notify_all()
 
@@ -182,10 +195,11 @@ class JobQueue:
 
     def _first(self, kinds: Collection[Kind], at_most: int) -> Job | None:
         """The job whose turn it is. Of suspects one runs at a time, so that they are not blamed for each other."""
-        people = sum(job.kind is Kind.HTTP for job in self._running)
-        suspect_runs = any(job.is_suspect for job in self._running)
+        asked = self._running - self._answered
+        people = sum(job.kind is Kind.HTTP for job in asked)
+        suspect_runs = any(job.is_suspect for job in asked)
         for kind in Kind:
-            running = people if kind is Kind.HTTP else len(self._running) - people
+            running = people if kind is Kind.HTTP else len(asked) - people
             if kind in kinds and running < at_most:
                 job = next((job for job in self._waiting[kind] if not (job.is_suspect and suspect_runs)), None)
                 if job is not None:

@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 PAUSE_S = 30.0
 # Sidecars that are being written at a stop get this long.
 CLOSE_S = 5.0
-# Threads that write sidecars: each waits for the disk most of the time.
+# Threads that write sidecars, for each folder, since one may be on a share that hangs. Most of the time they wait.
 WRITERS = 4
 
 
@@ -126,8 +126,8 @@ class Worker:
     ) -> None:
         """makes: how each output is made now. folders: those that are watched.
 
-        pool: writes sidecars, instead of threads of its own. on_done: told of every answered job. show_life: called
-        between steps, every few seconds.
+        pool: writes sidecars, instead of threads for each folder. on_done: told of every answered job.
+        show_life: called between steps, every few seconds.
         """
         self._queue = queue
         self._engine = engine
@@ -137,7 +137,10 @@ class Worker:
         self._on_done = on_done
         self._show_life = show_life
         self._clock = clock
-        self._pool = pool or ThreadPoolExecutor(WRITERS, thread_name_prefix="write")
+        self._pool = pool
+        self._pools: dict[str | None, Executor] = {}  # by folder
+        self._pools_lock = threading.Lock()
+        self._is_closed = False
         self._paused_until_s = 0.0
         self._stopped = threading.Event()
         self._count_lock = threading.Lock()
@@ -161,9 +164,15 @@ class Worker:
 
         One that hangs in a dead share is left behind: its claim is taken up by the next start.
         """
-        closing = threading.Thread(target=self._pool.shutdown, name="write-close", daemon=True)
-        closing.start()
-        closing.join(CLOSE_S)
+        with self._pools_lock:
+            self._is_closed = True
+            pools = list(self._pools.values())
+        closing = [threading.Thread(target=pool.shutdown, name="write-close", daemon=True) for pool in pools]
+        for thread in closing:
+            thread.start()
+        until_s = time.monotonic() + CLOSE_S
+        for thread in closing:
+            thread.join(max(0.0, until_s - time.monotonic()))
 
     def run_once(self, timeout_s: float | None) -> bool:
         """Hand over the jobs whose turn it is; False when there were none, or no place for them.
@@ -220,11 +229,21 @@ class Worker:
         if job.image is None:
             self._end(job, answered, started_s)
         else:
+            self._queue.answered(job)
             try:
-                self._pool.submit(self._end, job, answered, started_s)
+                self._pool_of(job.image).submit(self._end, job, answered, started_s)
             except RuntimeError:  # Closed by a stop that waits for nothing: its claim is taken up by the next start.
                 self._queue.finish(job)
                 job.future.set_exception(Stopping("the daemon stopped before this was written"))
+
+    def _pool_of(self, image: Image) -> Executor:
+        """Raises: RuntimeError after `close`, as the pools that are there do."""
+        with self._pools_lock:
+            if self._is_closed:
+                raise RuntimeError("the writers have closed")
+            if image.root not in self._pools:
+                self._pools[image.root] = self._pool or ThreadPoolExecutor(WRITERS, thread_name_prefix="write")
+            return self._pools[image.root]
 
     def _end(self, job: Job, answered: Future[Done], started_s: float) -> None:
         """End a job, in whatever thread; nothing that it meets may go unheard there, nor keep the job from its end."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -312,6 +314,41 @@ def test_failure_in_a_directory_that_is_gone_leaves_the_list_unless_all_is_gone(
     setup.image.touch()
     setup.intake.scanned(setup.folder)
     assert setup.reasons() == {}
+
+
+def test_folder_that_hangs_while_sidecars_are_written_holds_up_no_other(
+    engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hung").mkdir()
+    (tmp_path / "well").mkdir()
+    goes_on = threading.Event()
+    write = atomic.Directory.write
+
+    def write_late(directory: atomic.Directory, *arguments: Any) -> bool:
+        if directory.path.endswith("hung"):
+            goes_on.wait(30)
+        return write(directory, *arguments)
+
+    monkeypatch.setattr(atomic.Directory, "write", write_late)
+    queue, ledger = JobQueue(4), Ledger()
+    worker = Worker(queue, engine, ledger, partial(making_of, ModelConfig(name="demo")))
+    jobs = []
+    for image in (*(tmp_path / "hung" / f"{number}.jpg" for number in range(10)), tmp_path / "well" / "a.jpg"):
+        image.write_bytes(b"picture")
+        about = Image(str(image), DEFAULT_OUTPUTS, None, root=str(image.parent))
+        jobs.append(Job(Kind.FOLDER, str(image), asks_of(DEFAULT_OUTPUTS), about))
+        queue.put(jobs[-1])
+    try:
+        while worker.run_once(0):
+            pass
+        jobs[-1].future.result(20)
+        assert not queue.is_idle(), "the others run still"
+    finally:
+        goes_on.set()
+        worker.close()
+    assert all(job.future.done() for job in jobs)
+    assert queue.is_idle()
+    ledger.close()
 
 
 def test_second_image_of_one_name_is_reported_and_overwrites_nothing(setup: Setup, engine: FakeEngine) -> None:
