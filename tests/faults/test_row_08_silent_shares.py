@@ -63,6 +63,7 @@ def mount_over(folder: Path, behind: Path) -> Iterator[int]:
     finally:
         os.kill(process.pid, signal.SIGCONT)
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+        process.terminate()  # Else it stays for as long as anybody has a file of it open.
         process.wait(10)
         assert process.stderr is not None
         process.stderr.close()
