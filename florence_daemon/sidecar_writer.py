@@ -41,15 +41,18 @@ class SidecarWriter:
             ours = self._digests(image)
             self._ledger.writing(image.path, written.values())
 
+            found: set[OutputConfig] = set()
+
             def may_replace(sidecar: str, output: OutputConfig) -> bool:
+                found.add(output)
                 if image.overwrite == "stale":
                     return (output.suffix, directory.digest_of(sidecar)) in ours
                 return image.overwrite == "always"
 
             done_outputs = sidecars.write_all(directory, name, texts, may_replace)
-            if image.overwrite == "never" and directory.stamp_of(name) is None:
+            if directory.stamp_of(name) is None:
                 # It went away in these very milliseconds: what was new a moment ago belongs to nothing.
-                for output in done_outputs:
+                for output in set(done_outputs) - found:
                     directory.remove(sidecars.sidecar_path(name, output))
                 raise PictureChanged("went away while its sidecars were written; they were removed")
         self._ledger.written(image.path, [written[output] for output in done_outputs])

@@ -273,9 +273,12 @@ def test_image_deleted_during_the_work_leaves_nothing_behind(setup: Setup, engin
     assert setup.reasons() == {}
 
 
-def test_image_deleted_while_its_sidecars_are_written_leaves_nothing_behind(
-    setup: Setup, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("overwrite", ["never", "stale", "always"])
+def test_image_deleted_while_its_sidecars_are_written_leaves_nothing_new_behind(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, overwrite: str
 ) -> None:
+    setup.folder = attrs.evolve(setup.folder, overwrite=overwrite)
+    setup.image.with_suffix(".tag").write_text("by hand")
     write = atomic.Directory.write
 
     def write_and_delete(*arguments: Any) -> bool:
@@ -285,7 +288,7 @@ def test_image_deleted_while_its_sidecars_are_written_leaves_nothing_behind(
     monkeypatch.setattr(atomic.Directory, "write", write_and_delete)
     setup.submit()
     setup.worker.run_once(0)
-    assert os.listdir(setup.folder.path) == []
+    assert os.listdir(setup.folder.path) == ["a.tag"]
     assert setup.queue.is_idle()
 
 
