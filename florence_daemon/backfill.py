@@ -28,15 +28,16 @@ from florence_daemon.errors import (
     Stopping,
 )
 from florence_daemon.folders import sidecars
+from florence_daemon.folders.asking import asks_of
 from florence_daemon.folders.ledger import SET_ASIDE, Ledger
 from florence_daemon.folders.names import is_image_name
-from florence_daemon.folders.needs import Makes, Needs, owner_of, shared_sidecar
-from florence_daemon.folders.records import Entry, Making, making_of, prompt_of
+from florence_daemon.folders.needs import Makes, Needs, leaves_existing, owner_of, shared_sidecar
+from florence_daemon.folders.records import Entry, Making, making_of, prompt_of, shape_of
 from florence_daemon.folders.scan import Listing, list_directories
 from florence_daemon.folders.settle import stamp_of
 from florence_daemon.queue import Image, Job, JobQueue, Kind
 from florence_daemon.sidecar_writer import SidecarWriter
-from florence_daemon.worker import asks_of, reason_of
+from florence_daemon.worker import reason_of
 
 if TYPE_CHECKING:
     from florence_daemon.client import Client
@@ -76,7 +77,7 @@ class Backfill:
     ) -> None:
         """makes: how each output is made now.
 
-        overwrite: never and stale as for a watched folder; always rewrites everything.
+        overwrite: as for a watched folder, but always rewrites everything.
         Raises: PictureError for a path that is not there or is no picture.
         """
         for path in paths:
@@ -118,7 +119,8 @@ class Backfill:
                 yield os.fspath(directory), Listing(os.fspath(directory), tuple(path.name for path in paths), names)
 
     def _images_of(self, listing: Listing, root: str) -> Iterator[tuple[Image, FlorenceError | None]]:
-        known = self.ledger.troubled if self._overwrite == "never" else self.ledger.known
+        is_left = leaves_existing(self._outputs, self._overwrite)
+        known = self.ledger.troubled if is_left else self.ledger.known
         entries = known(os.path.abspath(listing.directory))
         stems: dict[str, list[str]] = defaultdict(list)
         for name in listing.names:
@@ -137,11 +139,12 @@ class Backfill:
         return self.ledger.entry(listing.path(name))
 
     def _due(self, listing: Listing, path: str, entry: Entry | None) -> tuple[OutputConfig, ...]:
-        if self._overwrite == "always":
-            return self._outputs
-        return self._needs.due(
-            path, self._outputs, self._overwrite, entry, lambda sidecar: listing.has(os.path.basename(sidecar))
+        always = [each for each in self._outputs if each.rule(self._overwrite) == "always"]
+        others = [each for each in self._outputs if each not in always]
+        due = self._needs.due(
+            path, others, self._overwrite, entry, lambda sidecar: listing.has(os.path.basename(sidecar))
         )
+        return tuple(each for each in self._outputs if each in always or each in due)
 
     def _reason_against(self, image: Image, owner: str, entry: Entry | None) -> FlorenceError | None:
         """Why this image is not even tried: another has its sidecar, or it has brought down the engine before."""
@@ -223,7 +226,7 @@ def makes_of(config: Config, servers: Sequence[str]) -> Makes:
     from florence_daemon.client import open_client
 
     model = cache(open_client(servers[0], config.server).model)
-    return lambda output: Making(model(), prompt_of(output), "")
+    return lambda output: Making(model(), prompt_of(output), shape_of(output))
 
 
 @contextmanager

@@ -101,10 +101,22 @@ class Client:
     def ask(self, path: str, asks: Sequence[Ask], *, priority: str = "interactive") -> tuple[Answer, ...]:
         """Send a picture and get the answers in the order of `asks`, waiting while the server is busy.
 
-        Every ask must have the same text and search settings: they share the request.
+        Those with the same text and search settings share a request.
         Raises: PictureError, PromptError, EngineError (this picture alone failed), ServerError (everything else).
         """
         content = _read(path)
+        groups: dict[tuple[object, ...], list[Ask]] = {}
+        for ask in asks:
+            groups.setdefault((ask.text, ask.num_beams, ask.max_new_tokens), []).append(ask)
+        answers = {
+            ask: answer
+            for group in groups.values()
+            for ask, answer in zip(group, self._ask_alike(content, group, priority), strict=True)
+        }
+        return tuple(answers[ask] for ask in asks)
+
+    def _ask_alike(self, content: bytes, asks: Sequence[Ask], priority: str) -> tuple[Answer, ...]:
+        """Ask what shares text and search settings."""
         settings = {"text": asks[0].text, "num_beams": asks[0].num_beams, "max_new_tokens": asks[0].max_new_tokens}
         form: dict[str, Any] = {"prompt": [ask.prompt for ask in asks], "priority": priority}
         form |= {name: str(value) for name, value in settings.items() if value is not None}

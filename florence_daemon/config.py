@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import string
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,12 @@ IMAGE_SUFFIXES = frozenset(
     )
 )
 
+
+# What may become of a sidecar that is there already; of these, what adds to it.
+RULES = ("never", "stale", "append", "prepend", "always")
+ADDS = ("append", "prepend")
+# What no file system that people use takes in a name, and what stands for a directory.
+NOT_IN_NAMES = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|\ud800-\udfff]')
 
 # The value of `server.token` that says: I know that nobody needs one, and want it so.
 OPEN = "none"
@@ -76,27 +83,23 @@ def _not_empty(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         raise BadSetting(attribute.name, "must not be empty; leave the line out to get the default")
 
 
-def _task(_: Any, attribute: attrs.Attribute[Any], value: str) -> None:
-    try:
-        tasks.find_task(value)
-    except PromptError as error:
-        raise BadSetting(attribute.name, str(error)) from None
-
-
 def _extension(_: Any, attribute: attrs.Attribute[Any], value: str) -> None:
-    if not re.fullmatch(r"\.?[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}", value):
+    name = value.removeprefix(".")
+    if not 0 < len(name) <= 64 or name.startswith(".") or name.endswith((".", " ")) or NOT_IN_NAMES.search(name):
         raise BadSetting(attribute.name, f"{value!r} is not a file name's ending; give letters and digits, as in txt")
-    if f".{value.lstrip('.').lower()}" in IMAGE_SUFFIXES:
+    if f".{name.lower().rpartition('.')[2]}" in IMAGE_SUFFIXES:
         raise BadSetting(
             attribute.name, f"{value!r} is a picture's ending, and a caption must never overwrite a picture"
         )
 
 
 def _distinct_extensions(_: Any, attribute: attrs.Attribute[Any], value: tuple[OutputConfig, ...]) -> None:
-    endings = [output.suffix.lower() for output in value]
+    endings = [output.ending.lower() for output in value]
     twice = next((ending for ending in endings if endings.count(ending) > 1), None)
     if twice is not None:
-        raise BadSetting(attribute.name, f"two outputs write {twice!r}; give each its own ext")
+        raise BadSetting(
+            attribute.name, f"two outputs write {twice!r}; give each its own ext, or one of them both as its prompts"
+        )
 
 
 def is_loopback(host: str) -> bool:
@@ -210,19 +213,158 @@ class ServerConfig:
         return None if self.token == OPEN else self.token
 
 
-@frozen
-class OutputConfig:
-    """One sidecar per image: what is asked, and the ending of the file that gets the answer."""
+def _asks_something(output: OutputConfig, attribute: attrs.Attribute[Any], value: str | None) -> None:
+    if value is None and not output.prompts:
+        raise BadSetting(attribute.name, "is missing; give a prompt's name, or several as prompts: [NAME, …]")
+    if value is not None and output.prompts:
+        raise BadSetting(attribute.name, "is given, and prompts too; put all names into prompts")
+    try:
+        asked = output.asked
+    except PromptError as error:
+        raise BadSetting(attribute.name if value is not None else "prompts", str(error)) from None
+    twice = next((token for token, text in asked if asked.count((token, text)) > 1), None)
+    if twice is not None:
+        raise BadSetting("prompts", f"{twice} is there twice")
 
-    # A prompt's name, with or without angle brackets: MORE_DETAILED_CAPTION.
-    prompt: str = field(validator=_task)
+
+def _template(output: OutputConfig, attribute: attrs.Attribute[Any], value: str | None) -> None:
+    """A template may hold the names of its output's parts, and each part that is set must be in it."""
+    if value is None:
+        return
+    if output.has_places:
+        raise BadSetting(attribute.name, f"{value!r} is not possible: a prompt of this output finds places, not words")
+    known = output.template_names
+    try:
+        fields = [(name, spec, how) for _, name, spec, how in string.Formatter().parse(value) if name is not None]
+    except ValueError as error:
+        raise BadSetting(
+            attribute.name, f"{value!r} is no template: {error}; a brace itself is written twice"
+        ) from None
+    for name, spec, how in fields:
+        if name not in known or spec or how:
+            shown = ", ".join(f"{{{each}}}" for each in known)
+            raise BadSetting(attribute.name, f"{{{name}}} is not known here; this output has {shown}")
+    names = {name for name, _, _ in fields}
+    if not names - {"prefix", "suffix"}:
+        raise BadSetting(attribute.name, f"{value!r} has no place for an answer; give one, such as {{{known[0]}}}")
+    placed = {*names, *output.captioning[: "caption" in names], *output.tagging[: "tags" in names]}
+    wanted = [*(part for part in ("prefix", "suffix") if getattr(output, part)), *output.prompt_names]
+    for part in wanted:
+        if part not in placed:
+            raise BadSetting(attribute.name, f"{value!r} has no place for {part}; put {{{part}}} in, or leave it out")
+
+
+def _in_one_line(output: OutputConfig, attribute: attrs.Attribute[Any], value: str | None) -> None:
+    if value and output.lines == "one" and value.splitlines() != [value]:
+        raise BadSetting(attribute.name, f"{value!r} has a line break, and lines is one; set lines to several")
+
+
+def _none_empty(_: Any, attribute: attrs.Attribute[Any], value: tuple[Any, ...]) -> None:
+    if any(not (each if isinstance(each, str) else each[0]).strip() for each in value):
+        raise BadSetting(attribute.name, "an entry is empty, and would stand for everything; leave it out")
+
+
+def _adds_to_text(output: OutputConfig, attribute: attrs.Attribute[Any], value: str | None) -> None:
+    if value in ADDS and output.is_structured:
+        raise BadSetting(attribute.name, f"{value!r} is not possible: nothing can be added to places, which are JSON")
+
+
+@frozen(kw_only=True)
+class OutputConfig:
+    """One sidecar per image: what is asked, the file that gets the answers, and how they become its text."""
+
+    # A prompt's name, with or without angle brackets: MORE_DETAILED_CAPTION. Null where there are several.
+    prompt: str | None = field(default=None, validator=_asks_something)
+    # Several prompts whose answers go into one file, in this order or as the template says.
+    prompts: tuple[str, ...] = ()
     # Ending of the sidecar: `txt` makes a.jpg's answer a.txt.
     ext: str = field(validator=_extension)
+    # What a prompt that takes text or a region gets, as OPEN_VOCABULARY_DETECTION does: a red car.
+    text: str | None = None
+    # Beams of the search, and the longest answer in tokens; null takes the model's setting.
+    num_beams: int | None = field(default=None, validator=attrs.validators.optional(_between(1, 16)))
+    max_new_tokens: int | None = field(default=None, validator=attrs.validators.optional(_between(1, 4096)))
+    # What becomes of this sidecar where it is there already; null takes the folder's rule.
+    overwrite: str | None = field(default=None, validator=[attrs.validators.optional(_one_of(*RULES)), _adds_to_text])
+    # How the parts make up the text: "{prefix}{caption}, {tags}". Known are {prefix}, {suffix}, {caption}, {tags}, and
+    # each prompt by its name, {OCR}. What is empty goes, with what stands before it. Null joins the answers.
+    template: str | None = field(default=None, validator=[_template, _in_one_line])
+    # Put before and behind the text as they are: a trigger word with its comma, "ohwx, ".
+    prefix: str = field(default="", validator=_in_one_line)
+    suffix: str = field(default="", validator=_in_one_line)
+    # Openings of captions that are taken off, in any case: ["The image shows", "This is a photo of"].
+    strip: tuple[str, ...] = field(default=(), validator=_none_empty)
+    # Most words of a caption; 0 takes all.
+    max_words: int = field(default=0, validator=_between(0, 10_000))
+    # keep, or spaces: in tags of more than three characters, an underscore becomes a space (^_^ stays).
+    underscores: str = field(default="keep", validator=_one_of("keep", "spaces"))
+    # Tags that are left out; * stands for anything. Case, underscores and escaped parentheses make no difference.
+    exclude_tags: tuple[str, ...] = field(default=(), validator=_none_empty)
+    # Tags that are written otherwise: {1girl: woman}.
+    replace_tags: tuple[tuple[str, str], ...] = field(default=(), validator=_none_empty)
+    # Tags that come first, in this order, where the answer has them.
+    first_tags: tuple[str, ...] = field(default=(), validator=_none_empty)
+    # Most tags of an answer, counted when all that is done; 0 takes all.
+    max_tags: int = field(default=0, validator=_between(0, 10_000))
+    # keep, lower, or sentence (a caption begins with a capital letter).
+    case: str = field(default="keep", validator=_one_of("keep", "lower", "sentence"))
+    # keep, escape (\( and \) as prompts of image generators want them), or plain (the backslashes taken off).
+    parentheses: str = field(default="keep", validator=_one_of("keep", "escape", "plain"))
+    # one (what trainers read), or several: an answer's lines stay lines.
+    lines: str = field(default="one", validator=_one_of("one", "several"))
+    # What is put between lines and answers that are joined; null takes ", ", and a space behind a sentence.
+    join: str | None = field(default=None, validator=_in_one_line)
 
     @property
-    def suffix(self) -> str:
+    def ending(self) -> str:
         """The ending with its dot, `.txt`."""
-        return f".{self.ext.lstrip('.')}"
+        return f".{self.ext.removeprefix('.')}"
+
+    @property
+    def asked(self) -> tuple[tuple[str, str | None], ...]:
+        """What is asked: each prompt in its one spelling, `<CAPTION>`, with its text. Raises: PromptError."""
+        names = (self.prompt,) if self.prompt is not None else self.prompts
+        takes = [tasks.split_prompt(name)[0].needs != "nothing" for name in names]
+        # Of several, the text is for those that take one; when none does, the first says so.
+        has_text = [each or not any(takes) for each in takes]
+        found = [tasks.find_task(name, self.text if has else None) for name, has in zip(names, has_text, strict=True)]
+        return tuple((task.token, text) for task, text in found)
+
+    @property
+    def template_names(self) -> tuple[str, ...]:
+        """What a template of this output may hold."""
+        kinds = [name for name, has_it in (("caption", self.captioning), ("tags", self.tagging)) if has_it]
+        return (*kinds, *self.prompt_names, "prefix", "suffix")
+
+    @property
+    def prompt_names(self) -> tuple[str, ...]:
+        """The names of its prompts, without brackets."""
+        return tuple(token.strip("<>") for token, _ in self.asked)
+
+    @property
+    def captioning(self) -> tuple[str, ...]:
+        """Those of its prompts that give a caption."""
+        return tuple(name for name in self.prompt_names if name != "GENERATE_TAGS")
+
+    @property
+    def tagging(self) -> tuple[str, ...]:
+        """Those of its prompts that give tags."""
+        return tuple(name for name in self.prompt_names if name == "GENERATE_TAGS" or name.startswith("MIXED_"))
+
+    @property
+    def has_places(self) -> bool:
+        """Whether a prompt answers with boxes or outlines, which are JSON."""
+        return any(tasks.split_prompt(token)[0].answer not in ("text", "tags") for token, _ in self.asked)
+
+    @property
+    def is_structured(self) -> bool:
+        """Whether the sidecar is JSON: by its ending, or since it holds places."""
+        return self.has_places or (self.ending.lower() == ".json" and self.template is None)
+
+    def rule(self, folder: str) -> str:
+        """What becomes of this sidecar where it is there already. folder: the folder's rule."""
+        rule = self.overwrite or folder
+        return "never" if rule in ADDS and self.is_structured else rule
 
 
 DEFAULT_OUTPUTS = (
@@ -247,7 +389,8 @@ class FolderConfig:
     outputs: tuple[OutputConfig, ...] = field(default=DEFAULT_OUTPUTS, validator=[_not_empty, _distinct_extensions])
     # never leaves sidecars that exist alone; stale rewrites those that this program wrote and nobody changed since,
     # once their picture, the model, the prompt or a setting that shapes the text has changed; always also others'.
-    overwrite: str = field(default="never", validator=_one_of("never", "stale", "always"))
+    # append and prepend add the text to what is there, once.
+    overwrite: str = field(default="never", validator=_one_of(*RULES))
     # Seconds a file must stay unchanged before it is read.
     settle_s: float = field(default=1.0, validator=_between(0, 3600))
     # auto (told of changes by the file system; network shares, which do not tell, are looked at every poll_s),

@@ -18,8 +18,8 @@ from cattrs.errors import (
     IterableValidationNote,
 )
 
-from florence_daemon.config import BadSetting, Config, StateConfig
-from florence_daemon.errors import ConfigError
+from florence_daemon.config import BadSetting, Config, OutputConfig, StateConfig
+from florence_daemon.errors import ConfigError, UsageError
 
 ENV_PREFIX = "FLORENCE_DAEMON_"
 ENV_FILE = "FLORENCE_DAEMON_CONFIG"
@@ -75,6 +75,23 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     base = path.parent if path is not None else Path.cwd()
     folders = tuple(attrs.evolve(folder, path=_absolute(folder.path, base)) for folder in config.folders)
     return attrs.evolve(config, folders=folders)
+
+
+def read_output(data: dict[str, Any]) -> OutputConfig:
+    """Read one output from the command line's options. Raises: UsageError, which names them."""
+    try:
+        return _converter().structure(data, OutputConfig)
+    except Exception as error:
+        problems = [f"{_option(where)}: {problem}" for where, problem in _problems(error, ())]
+        raise UsageError("\n".join(problems)) from None
+
+
+def _option(where: tuple[Any, ...]) -> str:
+    """What the command line calls a setting of an output."""
+    name = str(where[0]) if where else ""
+    if name in ("prompt", "prompts"):
+        return "--prompt"
+    return f"--{name}" if name in ("ext", "prefix", "suffix", "template") else f"--set {name}"
 
 
 def _absolute(path: Path, base: Path) -> Path:
@@ -154,11 +171,11 @@ def _overlay_environment(data: dict[str, Any], environ: Mapping[str, str], place
             raise ConfigError(f"{variable}: not a setting; {ENV_PREFIX}MODEL__NAME is how model.name is given")
         holder = data.setdefault(section, {})
         if isinstance(holder, dict):
-            holder[key] = text if (section, key) == ("server", "token") else _read_value(text)
+            holder[key] = text if (section, key) == ("server", "token") else read_value(text)
             places.variables[(section, key)] = variable
 
 
-def _read_value(text: str) -> Any:
+def read_value(text: str) -> Any:
     """A variable's value as YAML reads it. (Not for a token: one of digits alone is text too.)"""
     try:
         return yaml.safe_load(text)
@@ -201,7 +218,11 @@ def _is_tuple(kind: Any) -> bool:
 
 
 def _tuple(converter: cattrs.Converter, value: Any, kind: Any) -> tuple[Any, ...]:
-    """A YAML list, item by item; a lone string would otherwise become a tuple of its letters."""
+    """A YAML list, item by item; a lone string would otherwise become a tuple of its letters. Pairs are a mapping."""
+    if kind.__args__[0] == tuple[str, str]:
+        if not isinstance(value, dict):
+            raise ValueError(f"{value!r:.60} is not a mapping; write old: new, each on a line of its own")
+        return tuple((_text(old, str), _text(new, str)) for old, new in value.items())
     if not isinstance(value, list):
         raise ValueError(f"{value!r:.60} is not a list; put each item on a line of its own that begins with '- '")
     return tuple(converter.structure(value, list[kind.__args__[0]]))

@@ -12,17 +12,17 @@ from collections.abc import Callable, Iterator
 from florence_daemon.config import FolderConfig
 from florence_daemon.errors import SidecarError, Stopping
 from florence_daemon.folders import sidecars
+from florence_daemon.folders.asking import asks_of
 from florence_daemon.folders.atomic import remove_left_behind
 from florence_daemon.folders.ledger import Ledger
 from florence_daemon.folders.names import is_wanted
-from florence_daemon.folders.needs import Needs, owner_of, shared_sidecar
+from florence_daemon.folders.needs import Needs, leaves_existing, owner_of, shared_sidecar
 from florence_daemon.folders.records import Entry
 from florence_daemon.folders.scan import Listing
 from florence_daemon.folders.settle import Stamp
 from florence_daemon.folders.watch import is_inside
 from florence_daemon.logs import printable
 from florence_daemon.queue import Image, Job, JobQueue, Kind
-from florence_daemon.worker import asks_of
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,8 @@ class FolderIntake:
         if listing.directory not in self._seen:
             self._seen.add(listing.directory)
             self._ledger.forget_missing(listing.directory, listing.names)
-        known = self._ledger.troubled if folder.overwrite == "never" else self._ledger.known
+        is_left = leaves_existing(folder.outputs, folder.overwrite)
+        known = self._ledger.troubled if is_left else self._ledger.known
         entries = known(listing.directory)
         self._forget_gone(listing, entries)
         by_stem: dict[str, list[str]] = defaultdict(list)

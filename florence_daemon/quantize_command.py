@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from florence_daemon.engine.checkpoint import Checkpoint
 
 EXIT_REFUSED = 1
-DEFAULT_PROMPTS = (*(output.prompt for output in DEFAULT_OUTPUTS), "OD")
+DEFAULT_PROMPTS = (*(name for output in DEFAULT_OUTPUTS for name in output.prompt_names), "OD")
 
 
 @dataclass(frozen=True)

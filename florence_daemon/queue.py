@@ -30,9 +30,9 @@ class Kind(IntEnum):
 class Image:
     """A picture on disk whose answers become sidecars.
 
-    outputs: the sidecars to write, one per ask of the job and in the same order.
+    outputs: the sidecars to write; `asking.asks_of(outputs)` are the asks of the job.
     stamp: what the file looked like when it was taken; an answer about another file is thrown away.
-    overwrite: never, stale or always; which sidecars that are there may be replaced.
+    overwrite: the folder's rule for sidecars that are there; an output may have its own.
     is_suspect: a process died while it worked on this; of such images only one runs at a time.
     root: the folder that it was found in; a link below it is not followed. None follows all.
     """

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 
 from florence_daemon.config import OutputConfig
 from florence_daemon.engine.protocol import Done
 from florence_daemon.errors import FolderBlocked, SidecarError
-from florence_daemon.folders import sidecars
+from florence_daemon.folders import contents, sidecars
+from florence_daemon.folders.asking import answers_by_output, asks_of_one
 from florence_daemon.folders.atomic import Directory
 from florence_daemon.folders.ledger import Ledger
 from florence_daemon.folders.needs import Makes
-from florence_daemon.folders.records import Written, digest_of
+from florence_daemon.folders.records import PERSON, Written, digest_of
 from florence_daemon.folders.settle import Stamp
 from florence_daemon.queue import Image
 
 
 class PictureChanged(SidecarError):
     """The image on disk is not the one that was captioned; it is looked at again."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a sidecar is to hold; None where that is there already. before: the bytes that it adds to, if it does."""
+
+    output: OutputConfig
+    content: bytes | None
+    before: bytes | None = None
 
 
 class SidecarWriter:
@@ -32,40 +43,72 @@ class SidecarWriter:
 
         Raises: SidecarError; PictureChanged when the file is not the one asked about.
         """
-        answers = zip(image.outputs, done.answers, strict=True)
-        texts = [(output, sidecars.render(output, answer.result)) for output, answer in answers]
         path, name = os.path.split(image.path)
         with _open(path, image.root) as directory:
             stamp = _same_picture(directory, name, image.stamp, done.content)
-            written = {output: self._written(output, text, stamp, done.content) for output, text in texts}
-            ours = self._digests(image)
-            self._ledger.writing(image.path, written.values())
-
-            found: set[OutputConfig] = set()
-
-            def may_replace(sidecar: str, output: OutputConfig) -> bool:
-                found.add(output)
-                if image.overwrite == "stale":
-                    return (output.suffix, directory.digest_of(sidecar)) in ours
-                return image.overwrite == "always"
-
-            done_outputs = sidecars.write_all(directory, name, texts, may_replace)
-            if directory.stamp_of(name) is None:
-                # It went away in these very milliseconds: what was new a moment ago belongs to nothing.
-                for output in set(done_outputs) - found:
-                    directory.remove(sidecars.sidecar_path(name, output))
-                raise PictureChanged("went away while its sidecars were written; they were removed")
-        self._ledger.written(image.path, [written[output] for output in done_outputs])
+            drafts = _drafts(directory, name, image, done)
+            noted = {draft.output: self._written(draft, stamp, done.content) for draft in drafts}
+            added = [noted[draft.output] for draft in drafts if draft.before is not None]
+            # What is added to holds more than this program's, and whether the text is in it can be seen in the file.
+            self._ledger.writing(image.path, [each for each in noted.values() if each not in added])
+            done_outputs = self._write_all(directory, name, image, drafts)
+        if added:
+            self._ledger.writing(image.path, added)
+        self._ledger.written(image.path, [*added, *(noted[output] for output in done_outputs)])
         return bool(done_outputs)
 
-    def _written(self, output: OutputConfig, text: str, stamp: Stamp, content: bytes | None) -> Written:
-        digest = digest_of(text.encode("utf-8"))
-        return Written(output.suffix, digest, stamp.size_bytes, stamp.mtime_ns, content, self._makes(output))
+    def _write_all(self, directory: Directory, name: str, image: Image, drafts: list[Draft]) -> list[OutputConfig]:
+        """Write what is not there yet; return the outputs that were written. Raises: SidecarError, PictureChanged."""
+        ours = self._digests(image)
+        before = {draft.output: draft.before for draft in drafts}
+        found: set[OutputConfig] = set()
+
+        def may_replace(sidecar: str, output: OutputConfig) -> bool:
+            found.add(output)
+            if (old := before[output]) is not None:
+                return _still_holds(directory, sidecar, old)
+            rule = output.rule(image.overwrite)
+            return rule == "always" or (rule == "stale" and (output.ending, directory.digest_of(sidecar)) in ours)
+
+        texts = [(draft.output, draft.content) for draft in drafts if draft.content is not None]
+        done_outputs = sidecars.write_all(directory, name, texts, may_replace)
+        if directory.stamp_of(name) is None:
+            # It went away in these very milliseconds: what was new a moment ago belongs to nothing.
+            for output in set(done_outputs) - found:
+                directory.remove(sidecars.sidecar_path(name, output))
+            raise PictureChanged("went away while its sidecars were written; they were removed")
+        return done_outputs
+
+    def _written(self, draft: Draft, stamp: Stamp, content: bytes | None) -> Written:
+        output = draft.output
+        digest = PERSON if draft.before is not None or draft.content is None else digest_of(draft.content)
+        return Written(output.ending, digest, stamp.size_bytes, stamp.mtime_ns, content, self._makes(output))
 
     def _digests(self, image: Image) -> set[tuple[str, bytes | None]]:
         """The texts that this program wrote for the image; they alone may be replaced when they are stale."""
-        entry = self._ledger.entry(image.path) if image.overwrite == "stale" else None
+        is_asked = any(output.rule(image.overwrite) == "stale" for output in image.outputs)
+        entry = self._ledger.entry(image.path) if is_asked else None
         return {(each.suffix, each.digest) for each in entry.written} if entry is not None else set()
+
+
+def _drafts(directory: Directory, name: str, image: Image, done: Done) -> list[Draft]:
+    """What the sidecars of the picture `name` are to hold. Raises: SidecarError."""
+    drafts = []
+    for output, answers in answers_by_output(image.outputs, done.answers):
+        rule, before = output.rule(image.overwrite), None
+        if contents.reads_existing(output, rule):
+            sidecar = sidecars.sidecar_path(name, output)
+            before = sidecars.read_existing(directory, sidecar, contents.MOST_BYTES)
+        said = contents.Said(name, done.size_px, asks_of_one(output), tuple(answer.result for answer in answers))
+        drafts.append(Draft(output, contents.content_of(output, said, before, rule), before))
+    return drafts
+
+
+def _still_holds(directory: Directory, sidecar: str, before: bytes) -> bool:
+    """Raises: SidecarError unless the file still holds what was added to: it is looked at again."""
+    if directory.digest_of(sidecar) != digest_of(before):
+        raise SidecarError(f"{sidecar} changed while something was added to it; nothing was written")
+    return True
 
 
 def _open(path: str, root: str | None) -> Directory:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from florence_daemon.config import OutputConfig
 from florence_daemon.engine.protocol import Ask, Done
 from florence_daemon.engine.suspects import MAX_CRASHES
 from florence_daemon.errors import (
@@ -33,7 +32,6 @@ from florence_daemon.liveness import SHOW_S
 from florence_daemon.logs import printable
 from florence_daemon.queue import Image, Job, JobQueue, Kind
 from florence_daemon.sidecar_writer import PictureChanged, SidecarWriter
-from florence_daemon.tasks import find_task
 
 log = logging.getLogger(__name__)
 
@@ -61,12 +59,6 @@ class AnswersRequests(Protocol):
         on_begun: Callable[[], None] | None = None,
     ) -> Future[Done]:
         """Answer `asks` about `picture`. on_begun: called when it is begun with."""
-
-
-def asks_of(outputs: Collection[OutputConfig]) -> tuple[Ask, ...]:
-    """What must be asked to fill these outputs, in their order."""
-    found = [find_task(output.prompt) for output in outputs]
-    return tuple(Ask(task.token, text) for task, text in found)
 
 
 class Folders(Protocol):

@@ -19,11 +19,11 @@ from florence_daemon.backfill import WINDOW, Backfill
 from florence_daemon.config import ModelConfig, OutputConfig
 from florence_daemon.engine.protocol import Done
 from florence_daemon.errors import DiskFull, PictureError
+from florence_daemon.folders.asking import asks_of
 from florence_daemon.folders.ledger import SET_ASIDE, Ledger
 from florence_daemon.folders.records import making_of
 from florence_daemon.folders.settle import stamp_of
 from florence_daemon.queue import Image
-from florence_daemon.worker import asks_of
 from tests.conftest import clean_environment, done, run_command, wait_for
 from tests.pictures import write_many
 

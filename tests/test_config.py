@@ -46,8 +46,11 @@ def test_example_file_states_every_setting_with_its_default() -> None:
     folder = data["folders"][0]
     defaults = attrs.asdict(config.FolderConfig(path=Path("x")))
     assert set(folder) == set(defaults)
-    for key in set(folder) - {"path"}:
+    for key in set(folder) - {"path", "outputs"}:
         assert folder[key] == _as_yaml(defaults[key]), key
+    (example,) = config_file.load(EXAMPLE, {}).folders
+    assert example.outputs == config.DEFAULT_OUTPUTS
+    assert set(folder["outputs"][0]) == {each.name for each in attrs.fields(config.OutputConfig)}
 
 
 def _as_yaml(value: object) -> object:
@@ -94,7 +97,10 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
         ("folders: [{path: p, outputs: [{prompt: CAPTON, ext: txt}]}]", "Invalid prompt"),
         ("folders: [{path: p, outputs: [{prompt: CAPTION, ext: jpg}]}]", "must never overwrite a picture"),
         ("folders: [{path: p, outputs: [{prompt: CAPTION, ext: ../x}]}]", "is not a file name's ending"),
+        ("folders: [{path: p, outputs: [{prompt: CAPTION, ext: a.jpg}]}]", "must never overwrite a picture"),
+        ("folders: [{path: p, outputs: [{prompt: CAPTION, ext: 'a:b'}]}]", "is not a file name's ending"),
         ("folders: [{path: p, outputs: []}]", "must not be empty"),
+        ("folders: [{path: p, overwrite: adding}]", "give one of never, stale, append, prepend, always"),
         ("folders: [{path: p, include: '*.jpg'}]", "is not a list"),
         ("[1, 2]", "the sections model, server and folders are expected"),
         ("model: [", "this is not YAML"),
@@ -103,6 +109,53 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
 )
 def test_wrong_value_says_what_to_give(tmp_path: Path, text: str, expected: str) -> None:
     assert expected in error_of(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("ext: txt", "prompt: is missing; give a prompt's name, or several as prompts"),
+        ("prompt: OCR, prompts: [CAPTION], ext: txt", "prompt: is given, and prompts too"),
+        ("prompts: [CAPTION, <caption>], ext: txt", "prompts: <CAPTION> is there twice"),
+        ("prompts: [CAPTION, CAPTON], ext: txt", "prompts: Invalid prompt 'CAPTON'"),
+        ("prompt: CAPTION, text: a cat, ext: txt", "prompt: <CAPTION> takes no text"),
+        ("prompt: OPEN_VOCABULARY_DETECTION, ext: json", "prompt: <OPEN_VOCABULARY_DETECTION> needs a text"),
+        ("prompt: CAPTION, ext: txt, num_beams: 0", "num_beams: 0 is out of range"),
+        ("prompt: CAPTION, ext: txt, overwrite: no", "overwrite: "),
+        ("prompt: OD, ext: json, overwrite: append", "nothing can be added to places"),
+        ("prompt: CAPTION, ext: txt, case: upper", "give one of keep, lower, sentence"),
+        ("prompt: CAPTION, ext: txt, replace_tags: [a]", "is not a mapping; write old: new"),
+        ("prompt: CAPTION, ext: txt, strip: ['']", "strip: an entry is empty"),
+        ('prompt: CAPTION, ext: txt, join: "\\n"', "has a line break, and lines is one"),
+        ("prompt: CAPTION, ext: txt, template: '{tags}'", "{tags} is not known here; this output has {caption}"),
+        ("prompt: CAPTION, ext: txt, template: '{caption.real}'", "{caption.real} is not known here"),
+        ("prompt: CAPTION, ext: txt, template: '{caption!r}'", "is not known here"),
+        ("prompt: CAPTION, ext: txt, template: '{caption'", "is no template"),
+        ("prompt: CAPTION, ext: txt, template: 'cat'", "has no place for an answer"),
+        ("prompt: CAPTION, ext: txt, template: '{caption}', prefix: x", "has no place for prefix"),
+        ("prompts: [CAPTION, OCR], ext: txt, template: '{caption}'", "has no place for OCR"),
+        ("prompts: [CAPTION, OD], ext: txt, template: '{caption} {OD}'", "finds places, not words"),
+    ],
+)
+def test_option_of_an_output_that_makes_no_sense_says_so(tmp_path: Path, options: str, expected: str) -> None:
+    assert expected in error_of(tmp_path, f"folders:\n  - path: p\n    outputs:\n      - {{{options}}}\n")
+
+
+@pytest.mark.parametrize("ext", ["txt", ".caption", "florence.txt", "json", "Bildunterschrift-ü", "t"])
+def test_ending_may_be_any_name(ext: str) -> None:
+    assert config.OutputConfig(prompt="CAPTION", ext=ext).ending == "." + ext.lstrip(".")
+
+
+def test_text_goes_to_those_prompts_that_take_one() -> None:
+    output = config.OutputConfig(prompts=("caption", "OD"), text=" a red car ", ext="json")
+    assert output.asked == (("<CAPTION>", None), ("<OD>", "a red car"))
+
+
+def test_rule_of_an_output_goes_before_the_folders_and_nothing_is_added_to_places() -> None:
+    caption, places = config.OutputConfig(prompt="CAPTION", ext="txt"), config.OutputConfig(prompt="OD", ext="txt")
+    assert caption.rule("append") == "append"
+    assert attrs.evolve(caption, overwrite="always").rule("never") == "always"
+    assert (places.rule("append"), places.rule("stale")) == ("never", "stale")
 
 
 def test_two_outputs_with_one_ending_are_refused(tmp_path: Path) -> None:

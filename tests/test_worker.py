@@ -24,6 +24,7 @@ from florence_daemon.errors import (
     TruncatedPicture,
 )
 from florence_daemon.folders import atomic
+from florence_daemon.folders.asking import asks_of
 from florence_daemon.folders.ledger import Ledger
 from florence_daemon.folders.needs import Needs
 from florence_daemon.folders.records import LONGEST_RETRY_S, Making, digest_of, making_of
@@ -32,7 +33,7 @@ from florence_daemon.folders.settle import stamp_of
 from florence_daemon.intake import FolderIntake
 from florence_daemon.logs import printable
 from florence_daemon.queue import Image, Job, JobQueue, Kind
-from florence_daemon.worker import PAUSE_S, Worker, asks_of
+from florence_daemon.worker import PAUSE_S, Worker
 from tests.conftest import AtOnce, FakeEngine, done
 
 
@@ -129,6 +130,128 @@ def test_only_what_is_missing_is_asked(setup: Setup, engine: FakeEngine) -> None
     assert setup.image.with_suffix(".txt").read_text() == "mine"
 
 
+def test_several_prompts_fill_one_file_and_what_two_outputs_want_is_asked_once(
+    setup: Setup, engine: FakeEngine
+) -> None:
+    both = OutputConfig(prompts=("CAPTION", "GENERATE_TAGS"), ext="txt", template="{tags} ({caption})")
+    setup.folder = attrs.evolve(setup.folder, outputs=(both, OutputConfig(prompt="GENERATE_TAGS", ext="tag")))
+    setup.submit()
+    setup.worker.run_once(0)
+    assert [ask.prompt for ask in engine.asked[0][1]] == ["<CAPTION>", "<GENERATE_TAGS>"]
+    assert setup.image.with_suffix(".txt").read_text() == "answer to <GENERATE_TAGS> (answer to <CAPTION>)\n"
+    assert setup.image.with_suffix(".tag").read_text() == "answer to <GENERATE_TAGS>\n"
+
+
+def test_search_settings_and_text_of_an_output_reach_the_engine(setup: Setup, engine: FakeEngine) -> None:
+    outputs = (
+        OutputConfig(prompt="CAPTION", ext="a", num_beams=1, max_new_tokens=20),
+        OutputConfig(prompt="CAPTION", ext="b"),
+        OutputConfig(prompt="REGION_TO_CATEGORY", text="<loc_1><loc_2><loc_3><loc_4>", ext="c"),
+    )
+    setup.folder = attrs.evolve(setup.folder, outputs=outputs)
+    setup.submit()
+    setup.worker.run_once(0)
+    assert [(ask.text, ask.num_beams, ask.max_new_tokens) for ask in engine.asked[0][1]] == [
+        (None, 1, 20),
+        (None, None, None),
+        ("<loc_1><loc_2><loc_3><loc_4>", None, None),
+    ]
+    assert {path.suffix for path in setup.image.parent.iterdir()} == {".jpg", ".a", ".b", ".c"}
+
+
+def use_append(setup: Setup, overwrite: str = "append") -> Path:
+    """Have the caption added to what a person wrote; return that file."""
+    output = OutputConfig(prompt="CAPTION", ext="txt", overwrite=overwrite)
+    setup.folder = attrs.evolve(setup.folder, outputs=(output,))
+    sidecar = setup.image.with_suffix(".txt")
+    sidecar.write_text("mine\n")
+    return sidecar
+
+
+def caption_all(setup: Setup) -> None:
+    """What a scan would do."""
+    for name in setup.lacking():
+        setup.submit(setup.image.with_name(name))
+    setup.hand_over_all()
+
+
+@pytest.mark.parametrize(
+    ("overwrite", "expected"),
+    [("append", "mine, answer to <CAPTION>\n"), ("prepend", "answer to <CAPTION>, mine\n"), ("never", "mine\n")],
+)
+def test_text_is_added_to_what_a_person_wrote_once(setup: Setup, overwrite: str, expected: str) -> None:
+    sidecar = use_append(setup, overwrite)
+    for _ in range(3):
+        caption_all(setup)
+        assert sidecar.read_text() == expected
+    assert setup.reasons() == {}
+
+
+def test_text_is_not_added_again_when_the_ledger_was_lost_or_a_person_edited_it(
+    setup: Setup, engine: FakeEngine
+) -> None:
+    sidecar = use_append(setup)
+    caption_all(setup)
+    setup.ledger.forget(str(setup.image))
+    caption_all(setup)
+    assert sidecar.read_text() == "mine, answer to <CAPTION>\n"
+    assert len(engine.asked) == 2
+    sidecar.write_text("mine, and what the model said, edited\n")
+    caption_all(setup)
+    assert sidecar.read_text() == "mine, and what the model said, edited\n"
+    assert len(engine.asked) == 2
+
+
+def test_file_that_was_added_to_is_a_persons_for_ever(setup: Setup) -> None:
+    sidecar = use_append(setup)
+    caption_all(setup)
+    setup.model = ModelConfig(name="another")
+    caption_all(setup)
+    setup.folder = attrs.evolve(setup.folder, overwrite="stale", outputs=(OutputConfig(prompt="CAPTION", ext="txt"),))
+    caption_all(setup)
+    assert sidecar.read_text() == "mine, answer to <CAPTION>\n"
+
+
+def test_another_prompt_is_added_to_what_the_first_one_wrote(setup: Setup) -> None:
+    sidecar = setup.image.with_suffix(".txt")
+    for prompt in ("CAPTION", "GENERATE_TAGS", "GENERATE_TAGS"):
+        setup.folder = attrs.evolve(setup.folder, overwrite="append", outputs=(OutputConfig(prompt=prompt, ext="txt"),))
+        caption_all(setup)
+    assert sidecar.read_text() == "answer to <CAPTION>, answer to <GENERATE_TAGS>\n"
+
+
+def test_text_is_not_added_to_a_file_that_changes_meanwhile_but_soon_after(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sidecar = use_append(setup)
+    write = atomic.Directory.write
+
+    def edit_and_write(*arguments: Any) -> bool:
+        sidecar.write_text("mine, edited\n")
+        return write(*arguments)
+
+    monkeypatch.setattr(atomic.Directory, "write", edit_and_write)
+    caption_all(setup)
+    assert sidecar.read_text() == "mine, edited\n"
+    assert setup.reasons() == {"a.jpg": "a.txt changed while something was added to it; nothing was written"}
+    monkeypatch.undo()
+    setup.now_s += 10
+    caption_all(setup)
+    assert sidecar.read_text() == "mine, edited, answer to <CAPTION>\n"
+    assert setup.reasons() == {}
+
+
+def test_link_is_not_added_to(setup: Setup) -> None:
+    sidecar = use_append(setup)
+    target = setup.image.with_suffix(".other")
+    sidecar.rename(target)
+    sidecar.symlink_to(target)
+    caption_all(setup)
+    assert target.read_text() == "mine\n"
+    assert sidecar.is_symlink()
+    assert "cannot be read, so nothing was added" in setup.reasons()["a.jpg"]
+
+
 def test_sidecar_that_appears_during_the_work_stays(setup: Setup, engine: FakeEngine) -> None:
     engine.on_submit = lambda: setup.image.with_suffix(".txt").write_text("mine") and None
     setup.submit()
@@ -140,7 +263,7 @@ def test_sidecar_that_appears_during_the_work_stays(setup: Setup, engine: FakeEn
 def test_picture_whose_sidecars_all_came_meanwhile_is_not_counted(setup: Setup, engine: FakeEngine) -> None:
     def caption_by_hand() -> None:
         for output in DEFAULT_OUTPUTS:
-            setup.image.with_suffix(output.suffix).write_text("mine")
+            setup.image.with_suffix(output.ending).write_text("mine")
 
     engine.on_submit = caption_by_hand
     setup.submit()
@@ -414,7 +537,7 @@ def test_image_that_a_person_captioned_leaves_the_list(setup: Setup, engine: Fak
     setup.submit()
     setup.worker.run_once(0)
     for output in setup.folder.outputs:
-        setup.image.with_suffix(output.suffix).write_text("by hand")
+        setup.image.with_suffix(output.ending).write_text("by hand")
     assert not setup.intake.needs(setup.folder, str(setup.image))
     assert setup.reasons() == {}
 
@@ -571,7 +694,7 @@ def test_sidecar_that_a_person_edits_while_it_is_made_anew_stays(setup: Setup, e
 def test_always_writes_over_a_persons_sidecars_once(setup: Setup, engine: FakeEngine) -> None:
     setup.folder = attrs.evolve(setup.folder, overwrite="always")
     for output in DEFAULT_OUTPUTS:
-        setup.image.with_suffix(output.suffix).write_text("by hand")
+        setup.image.with_suffix(output.ending).write_text("by hand")
     for _ in range(3):
         for name in setup.lacking():
             setup.submit(setup.image.with_name(name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import BinaryIO
 
 from florence_daemon.folders.settle import Stamp
 
@@ -59,6 +61,20 @@ class Directory:
     def digest_of(self, name: str) -> bytes | None:
         """What stands for the bytes of a regular file in it; None when it cannot be read."""
         return content_of(self._at(name), self._handle)
+
+    def read(self, name: str, at_most_bytes: int) -> bytes | None:
+        """The bytes of a regular file in it; None when it is not there.
+
+        Raises: OSError, also for a link, a pipe and the like, and a larger file.
+        """
+        try:
+            with _open_regular(self._at(name), self._handle) as file:
+                content = file.read(at_most_bytes + 1)
+        except FileNotFoundError:
+            return None
+        if len(content) > at_most_bytes:
+            raise OSError(errno.EFBIG, f"is larger than {at_most_bytes:,} bytes")
+        return content
 
     def write(self, name: str, content: bytes, may_replace: Callable[[], bool]) -> bool:
         """Write a hidden file, sync it, move it into place; False when `name` exists and may not be replaced.
@@ -124,20 +140,27 @@ def content_of(path: str, directory: int | None = None) -> bytes | None:
 
     directory: the handle of the directory from which `path` counts.
     """
-
-    def open_it(path: str, flags: int) -> int:
-        return os.open(path, flags | CAREFULLY, dir_fd=directory)
-
     digest = hashlib.blake2b(digest_size=16)
     try:
-        with open(path, "rb", buffering=0, opener=open_it) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                return None
+        with _open_regular(path, directory) as file:
             while piece := file.read(1 << 20):
                 digest.update(piece)
     except (OSError, ValueError):
         return None
     return digest.digest()
+
+
+def _open_regular(path: str, directory: int | None) -> BinaryIO:
+    """Open a file to read it, but no link, pipe or the like. Raises: OSError."""
+
+    def open_it(path: str, flags: int) -> int:
+        return os.open(path, flags | CAREFULLY, dir_fd=directory)
+
+    file = open(path, "rb", opener=open_it)  # noqa: SIM115 - whoever asked for it closes it
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "is not a regular file")
+    return file
 
 
 def _open_below(root: str, path: str) -> int:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
-from florence_daemon.config import OutputConfig
+from florence_daemon.config import ADDS, OutputConfig
 from florence_daemon.errors import SharedSidecar
 from florence_daemon.folders.atomic import content_of
 from florence_daemon.folders.ledger import Ledger
@@ -37,14 +37,13 @@ class Needs:
 
         never: those that are missing. stale: also those that this program wrote and nobody changed since, whose
         picture, model, prompt or settings are not what they were. always: also those by anybody, for the same reasons,
-        or when the ledger knows nothing of them.
+        or when the ledger knows nothing of them. append, prepend: also those that these prompts added nothing to yet.
+        An output's own rule goes before this one.
         """
         due = []
         for output in outputs:
-            sidecar = sidecar_path(path, output)
-            if not exists(sidecar) or (
-                overwrite != "never" and self._is_outdated(path, sidecar, output, overwrite, entry)
-            ):
+            sidecar, rule = sidecar_path(path, output), output.rule(overwrite)
+            if not exists(sidecar) or self._is_replaced(path, sidecar, output, rule, entry):
                 due.append(output)
         return tuple(due)
 
@@ -54,8 +53,20 @@ class Needs:
             return True
         return failure.stamp != stamp_of(path)
 
-    def _is_outdated(self, path: str, sidecar: str, output: OutputConfig, overwrite: str, entry: Entry | None) -> bool:
-        written = [each for each in entry.written if each.suffix == output.suffix] if entry is not None else []
+    def _is_replaced(self, path: str, sidecar: str, output: OutputConfig, rule: str, entry: Entry | None) -> bool:
+        """Tell whether a sidecar that is there is written anew, or added to."""
+        if rule == "never":
+            return False
+        written = [each for each in entry.written if each.suffix == output.ending] if entry is not None else []
+        if rule in ADDS:
+            # A ledger that failed does not know what was added already, and by now may have been edited.
+            prompt = self._makes(output).prompt
+            return self._ledger.health is None and all(each.making.prompt != prompt for each in written)
+        return self._is_outdated(path, sidecar, output, rule, written)
+
+    def _is_outdated(
+        self, path: str, sidecar: str, output: OutputConfig, overwrite: str, written: Sequence[Written]
+    ) -> bool:
         if not written:
             # A ledger that failed knows nothing: all would be written anew, over the lines that people edited since.
             return overwrite == "always" and self._ledger.health is None
@@ -81,6 +92,11 @@ class Needs:
         # Touched or copied: noted, so that it is not read again at every scan.
         self._ledger.writing(path, [replace(written, mtime_ns=stamp.mtime_ns)])
         return True
+
+
+def leaves_existing(outputs: Collection[OutputConfig], overwrite: str) -> bool:
+    """Tell whether sidecars that are there stay, whatever the ledger knows of them."""
+    return all(output.rule(overwrite) == "never" for output in outputs)
 
 
 def owner_of(names: Collection[str], entry_of: Callable[[str], Entry | None]) -> str:

@@ -6,9 +6,10 @@ import hashlib
 import os
 from dataclasses import dataclass
 
+import attrs
+
 from florence_daemon.config import ModelConfig, OutputConfig
 from florence_daemon.folders.settle import Stamp
-from florence_daemon.tasks import find_task
 
 # A picture whose claim was left this often by a process that died while at it is set aside, for so long at first. It
 # is not for ever: whoever kills the daemon three times may have met the same good picture each time.
@@ -17,11 +18,19 @@ FIRST_ASIDE_S = 10.0
 # Seconds until a failure that may heal is tried again: doubled at each failure, up to the longest.
 FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 6 * 3600.0
+# The digest that stands for "there is more than this program's in it": no text has it, so none is taken for its own.
+PERSON = bytes(16)
+# What decides which file is written and when, not what is in it; prompts and their texts are kept apart.
+SHAPES_NOTHING = ("prompt", "prompts", "text", "ext", "overwrite")
 
 
 @dataclass(frozen=True)
 class Making:
-    """What decides a text besides the picture. settings: a hash; empty when unknown, as at a server elsewhere."""
+    """What decides a text besides the picture.
+
+    settings: a hash of the engine's settings, empty when unknown, as at a server elsewhere; and behind a plus sign one
+    of the output's options, where they are not the defaults.
+    """
 
     model: str
     prompt: str
@@ -29,9 +38,12 @@ class Making:
 
     def is_same(self, other: Making) -> bool:
         """Tell whether the same text is to be expected. Settings that are unknown count as the same."""
-        known = self.settings and other.settings
-        return (self.model, self.prompt) == (other.model, other.prompt) and not (
-            known and self.settings != other.settings
+        (engine, _, shape), (engine_of_other, _, shape_of_other) = (
+            each.settings.partition("+") for each in (self, other)
+        )
+        is_known = engine and engine_of_other
+        return (self.model, self.prompt, shape) == (other.model, other.prompt, shape_of_other) and not (
+            is_known and engine != engine_of_other
         )
 
 
@@ -39,8 +51,8 @@ class Making:
 class Written:
     """A sidecar that this program wrote.
 
-    digest: of its bytes. size_bytes, mtime_ns, content: of the picture that it tells about; content is the digest of
-    the picture's bytes, None when they could not be read.
+    digest: of its bytes, or PERSON. size_bytes, mtime_ns, content: of the picture that it tells about; content is the
+    digest of the picture's bytes, None when they could not be read.
     """
 
     suffix: str
@@ -82,15 +94,28 @@ class Entry:
 
 def making_of(model: ModelConfig, output: OutputConfig) -> Making:
     """How this configuration makes this output. Where it runs (engine, device) is meant to change no text."""
-    settings = (model.precision, model.image_size, model.fast_decode, model.num_beams, model.max_new_tokens)
+    num_beams, max_new_tokens = output.num_beams or model.num_beams, output.max_new_tokens or model.max_new_tokens
+    settings = (model.precision, model.image_size, model.fast_decode, num_beams, max_new_tokens)
     name = model.name if model.revision is None else f"{model.name}@{model.revision}"
-    return Making(name, prompt_of(output), digest_of(repr(settings).encode()).hex())
+    return Making(name, prompt_of(output), digest_of(repr(settings).encode()).hex() + shape_of(output))
 
 
 def prompt_of(output: OutputConfig) -> str:
-    """The prompt in its one spelling, with its text: <CAPTION> however it was written."""
-    task, text = find_task(output.prompt)
-    return task.token + (text or "")
+    """The prompts in their one spelling, with their texts: <CAPTION> however it was written."""
+    return "".join(token + (text or "") for token, text in output.asked)
+
+
+def shape_of(output: OutputConfig) -> str:
+    """What stands for the options that shape an output's text, behind a plus sign; empty when all are the defaults.
+
+    Options that a later version adds change nothing, so no text is made anew for them.
+    """
+    chosen = [
+        (each.name, getattr(output, each.name))
+        for each in attrs.fields(OutputConfig)
+        if each.name not in SHAPES_NOTHING and getattr(output, each.name) != each.default
+    ]
+    return f"+{digest_of(repr(chosen).encode('utf-8', 'surrogatepass')).hex()}" if chosen else ""
 
 
 def digest_of(content: bytes) -> bytes:

@@ -1,14 +1,11 @@
-"""Sidecars: the files beside an image that hold what was said about it; their names, their text, their safe writing."""
+"""Sidecars: the files beside an image that hold what was said about it; their names, and their safe writing."""
 
 from __future__ import annotations
 
 import errno
-import json
 import os
-import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
 
 from florence_daemon.config import IMAGE_SUFFIXES, OutputConfig
 from florence_daemon.errors import DiskFull, FolderBlocked, SidecarError
@@ -22,7 +19,7 @@ BLOCKED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 def sidecar_path(image: str, output: OutputConfig) -> str:
     """The image's path with its last suffix replaced: `a.b.jpg` and txt give `a.b.txt`."""
-    return os.path.splitext(image)[0] + output.suffix
+    return os.path.splitext(image)[0] + output.ending
 
 
 def stem_of(name: str) -> str:
@@ -37,7 +34,7 @@ def check_names(image: str, outputs: Iterable[OutputConfig]) -> None:
     """Raises: SidecarError when a sidecar's name is too long for the file system: the picture's may be as it is."""
     for output in outputs:
         if _is_too_long(sidecar_path(image, output)):
-            raise SidecarError(f"with {output.suffix} its name is too long; give the picture a shorter one")
+            raise SidecarError(f"with {output.ending} its name is too long; give the picture a shorter one")
 
 
 def _is_too_long(path: str) -> bool:
@@ -90,31 +87,10 @@ def owner_in_another_case(image: str, outputs: Iterable[OutputConfig]) -> str | 
     return min((each for each in images if os.path.splitext(each)[0] in stems), default=None)
 
 
-def render(output: OutputConfig, result: str | dict[str, Any]) -> str:
-    """Turn an answer into a sidecar's text: one non-empty line for words, a JSON object for boxes and polygons.
-
-    Trainers read the first line only, so a MIXED prompt's lines are joined.
-    Raises: SidecarError when there is nothing to write: an empty caption file stops a trainer.
-    """
-    text = json.dumps(result, ensure_ascii=False) if isinstance(result, dict) else _one_line(result)
-    if not text:
-        raise SidecarError(f"the model's answer to {output.prompt} was empty; nothing was written")
-    return text + "\n"
-
-
-def _one_line(text: str) -> str:
-    joined = ""
-    for line in (re.sub(r"\s+", " ", line).strip() for line in text.splitlines()):
-        if line:
-            separator = "" if not joined else " " if joined[-1] in ".,;:!?" else ", "
-            joined += separator + line
-    return joined
-
-
 def write_all(
     directory: Directory,
     image_name: str,
-    texts: Sequence[tuple[OutputConfig, str]],
+    contents: Sequence[tuple[OutputConfig, bytes]],
     may_replace: Callable[[str, OutputConfig], bool] = lambda name, output: False,
 ) -> list[OutputConfig]:
     """Write an image's sidecars; return those that were written.
@@ -124,14 +100,25 @@ def write_all(
     Raises: SidecarError, which names the path and the reason; FolderBlocked, DiskFull when it may be written later.
     """
     written = []
-    for output, text in texts:
+    for output, content in contents:
         name = sidecar_path(image_name, output)
         try:
-            if directory.write(name, text.encode("utf-8"), partial(may_replace, name, output)):
+            if directory.write(name, content, partial(may_replace, name, output)):
                 written.append(output)
         except OSError as error:
             raise _error_of(os.path.join(directory.path, name), error) from error
     return written
+
+
+def read_existing(directory: Directory, name: str, at_most_bytes: int) -> bytes | None:
+    """What a sidecar holds; None when it is not there. Raises: SidecarError."""
+    try:
+        return directory.read(name, at_most_bytes)
+    except OSError as error:
+        reason = (
+            f"{os.path.join(directory.path, name)}: cannot be read, so nothing was added: {error.strerror or error}"
+        )
+        raise SidecarError(reason) from error
 
 
 def _error_of(path: str, error: OSError) -> SidecarError:

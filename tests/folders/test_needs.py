@@ -9,11 +9,11 @@ from pathlib import Path
 import attrs
 import pytest
 
-from florence_daemon.config import ModelConfig, OutputConfig
+from florence_daemon.config import RULES, ModelConfig, OutputConfig
 from florence_daemon.folders.atomic import content_of
 from florence_daemon.folders.ledger import Ledger
-from florence_daemon.folders.needs import Needs, owner_of
-from florence_daemon.folders.records import Making, Written, digest_of, making_of
+from florence_daemon.folders.needs import Needs, leaves_existing, owner_of
+from florence_daemon.folders.records import Making, Written, digest_of, making_of, shape_of
 from florence_daemon.folders.settle import stamp_of
 
 CAPTION = OutputConfig(prompt="CAPTION", ext="txt")
@@ -101,6 +101,14 @@ def change_setting_that_does_not(captioned: Captioned) -> None:
     captioned.model = attrs.evolve(captioned.model, idle_unload_s=1, device="cpu", max_batch=1, engine="torch")
 
 
+def change_option_that_shapes_the_text(captioned: Captioned) -> None:
+    captioned.output = attrs.evolve(CAPTION, prefix="ohwx, ")
+
+
+def set_beams_for_this_output(captioned: Captioned) -> None:
+    captioned.output = attrs.evolve(CAPTION, num_beams=1)
+
+
 def edit_sidecar(captioned: Captioned) -> None:
     captioned.sidecar.write_text("what a person wrote\n")
 
@@ -127,21 +135,49 @@ def lose_ledger(captioned: Captioned) -> None:
         (change_picture_but_not_its_size, ("stale", "always")),
         (change_model, ("stale", "always")),
         (change_revision, ("stale", "always")),
-        (change_prompt, ("stale", "always")),
+        (change_prompt, ("stale", "append", "prepend", "always")),
         (spell_prompt_otherwise, ()),
         (change_setting_that_shapes_the_text, ("stale", "always")),
+        (change_option_that_shapes_the_text, ("stale", "always")),
+        (set_beams_for_this_output, ("stale", "always")),
         (change_setting_that_does_not, ()),
         (edit_sidecar, ()),
         (edit_sidecar_and_change_model, ("always",)),
-        (lose_ledger, ("always",)),
-        (remove_sidecar, ("never", "stale", "always")),
+        (lose_ledger, ("append", "prepend", "always")),
+        (remove_sidecar, RULES),
     ],
 )
 def test_sidecar_is_written_anew_only_by_the_rule(
     captioned: Captioned, what: Callable[[Captioned], None], due: tuple[str, ...]
 ) -> None:
     what(captioned)
-    assert tuple(rule for rule in ("never", "stale", "always") if captioned.is_due(rule)) == due
+    assert tuple(rule for rule in RULES if captioned.is_due(rule)) == due
+
+
+@pytest.mark.parametrize(("own", "is_due"), [(None, False), ("never", False), ("stale", True), ("always", True)])
+def test_rule_of_an_output_goes_before_the_folders(captioned: Captioned, own: str | None, is_due: bool) -> None:
+    change_model(captioned)
+    captioned.output = attrs.evolve(captioned.output, overwrite=own)
+    assert captioned.is_due("never") is is_due
+    assert leaves_existing([captioned.output], "never") is not is_due
+
+
+def test_options_that_are_the_defaults_leave_old_notes_valid() -> None:
+    """Else every option that is added to the program would make all sidecars anew where `stale` is the rule."""
+    assert "+" not in making_of(ModelConfig(), CAPTION).settings
+    assert making_of(ModelConfig(), attrs.evolve(CAPTION, overwrite="stale", ext="cap")) == making_of(
+        ModelConfig(), CAPTION
+    )
+    assert making_of(ModelConfig(num_beams=5), attrs.evolve(CAPTION, num_beams=1)) == making_of(
+        ModelConfig(num_beams=3), attrs.evolve(CAPTION, num_beams=1)
+    )
+
+
+def test_nothing_is_added_while_a_ledger_that_failed_cannot_know_what_was(captioned: Captioned) -> None:
+    (captioned.image.parent / "file").touch()
+    captioned.ledger.close()
+    captioned.ledger = Ledger(captioned.image.parent / "file")
+    assert not captioned.is_due("append")
 
 
 def test_always_spares_what_a_ledger_that_failed_cannot_know(captioned: Captioned) -> None:
@@ -159,6 +195,9 @@ def test_settings_that_are_unknown_count_as_the_same(captioned: Captioned) -> No
     theirs = Making("demo", "<CAPTION>", "")
     assert theirs.is_same(captioned.makes(CAPTION))
     assert captioned.makes(CAPTION).is_same(theirs)
+    shaped = attrs.evolve(CAPTION, prefix="ohwx, ")
+    assert not theirs.is_same(captioned.makes(shaped)), "the options are known wherever the model is"
+    assert Making("demo", "<CAPTION>", shape_of(shaped)).is_same(captioned.makes(shaped))
     assert not theirs.is_same(another_model("another"))
 
 

@@ -15,7 +15,6 @@ from florence_daemon.folders.sidecars import (
     check_names,
     images_beside,
     owner_in_another_case,
-    render,
     sidecar_path,
     write_all,
 )
@@ -32,26 +31,10 @@ def test_last_suffix_is_replaced(image: str, expected: str) -> None:
     assert sidecar_path(image, CAPTION) == expected
 
 
-def test_caption_is_one_line_that_ends_in_a_newline() -> None:
-    assert render(CAPTION, " a cat \n\n on a mat ") == "a cat, on a mat\n"
-    assert render(CAPTION, "A cat.\nfur, paws") == "A cat. fur, paws\n"
-
-
-def test_boxes_become_json() -> None:
-    assert render(OutputConfig(prompt="OD", ext="json"), {"bboxes": [], "labels": ["é"]}) == (
-        '{"bboxes": [], "labels": ["é"]}\n'
-    )
-
-
-@pytest.mark.parametrize(("output", "answer"), [(CAPTION, " \n "), (CAPTION, "")])
-def test_empty_answer_is_an_error_not_a_file(output: OutputConfig, answer: str) -> None:
-    with pytest.raises(SidecarError, match="was empty"):
-        render(output, answer)
-
-
 def write(directory: Path, *texts: tuple[OutputConfig, str], replace: bool = False) -> list[OutputConfig]:
     with Directory(str(directory)) as opened:
-        return write_all(opened, "a.jpg", texts, lambda name, output: replace)
+        contents = [(output, text.encode()) for output, text in texts]
+        return write_all(opened, "a.jpg", contents, lambda name, output: replace)
 
 
 def test_existing_sidecar_stays_as_it_is(tmp_path: Path) -> None:
@@ -65,7 +48,7 @@ def test_only_the_sidecar_that_may_be_replaced_is_replaced_and_wholly(tmp_path: 
     (tmp_path / "a.tag").write_text("mine")
     with Directory(str(tmp_path)) as opened:
         written = write_all(
-            opened, "a.jpg", [(CAPTION, "new\n"), (TAGS, "new\n")], lambda name, output: name == "a.txt"
+            opened, "a.jpg", [(CAPTION, b"new\n"), (TAGS, b"new\n")], lambda name, output: name == "a.txt"
         )
     assert written == [CAPTION]
     assert (tmp_path / "a.txt").read_bytes() == b"new\n"
@@ -108,7 +91,7 @@ def test_longest_name_gets_its_sidecar_unless_the_ending_makes_it_too_long(tmp_p
     (tmp_path / image).write_bytes(b"x")
     check_names(str(tmp_path / image), [CAPTION])
     with Directory(str(tmp_path)) as opened:
-        assert write_all(opened, image, [(CAPTION, "one\n")]) == [CAPTION]
+        assert write_all(opened, image, [(CAPTION, b"one\n")]) == [CAPTION]
     with pytest.raises(SidecarError, match=r"with \.caption its name is too long"):
         check_names(str(tmp_path / image), [CAPTION, OutputConfig(prompt="CAPTION", ext="caption")])
 

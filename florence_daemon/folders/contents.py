@@ -1,0 +1,92 @@
+"""What a sidecar is to hold: a function of the answers, and of the bytes that are there."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from florence_daemon.config import ADDS, OutputConfig
+from florence_daemon.engine.protocol import Ask
+from florence_daemon.errors import SidecarError
+from florence_daemon.folders.shaping import TAGS, key_of_tag, separator, shape, split_tags
+
+# A caption that is added to is read whole; nobody writes one of a megabyte.
+MOST_BYTES = 2**20
+BOM = "\ufeff"
+
+
+@dataclass(frozen=True)
+class Said:
+    """What was said of a picture for one output: a result to each ask. size_px: the upright picture's."""
+
+    image_name: str
+    size_px: tuple[int, int]
+    asks: tuple[Ask, ...]
+    results: tuple[str | dict[str, Any], ...]
+
+
+def reads_existing(output: OutputConfig, rule: str) -> bool:
+    """Tell whether what a sidecar is to hold depends on what it holds. rule: see `OutputConfig.rule`."""
+    return rule in ADDS
+
+
+def content_of(output: OutputConfig, said: Said, existing: bytes | None, rule: str) -> bytes | None:
+    """What the sidecar is to hold; None when it holds that already. existing: its bytes, None when it is not there.
+
+    Raises: SidecarError when there is nothing to write (an empty caption file stops a trainer), or nothing can be
+    added to what is there.
+    """
+    if output.is_structured:
+        return (_json_of(said) + "\n").encode("utf-8")
+    results = [result for result in said.results if isinstance(result, str)]
+    before = _text_of(existing) if existing is not None and rule in ADDS else ""
+    known_tags = _known_tags(output, before)
+    text = shape(output, results, known_tags)
+    if not text:
+        if known_tags and shape(output, results):
+            return None
+        raise SidecarError(_nothing_left(said, output))
+    if before and _holds(before, text):
+        return None
+    if before and rule == "append":
+        text = before + separator(output, before) + text
+    elif before:
+        text += separator(output, text) + before
+    return f"{text}\n".encode()
+
+
+def _json_of(said: Said) -> str:
+    results = {ask.prompt: result for ask, result in zip(said.asks, said.results, strict=True)}
+    return json.dumps(said.results[0] if len(results) == 1 else results, ensure_ascii=False)
+
+
+def _nothing_left(said: Said, output: OutputConfig) -> str:
+    prompts = " and ".join(ask.prompt for ask in said.asks)
+    if not any(isinstance(result, str) and result.strip() for result in said.results):
+        return f"the model's answer to {prompts} was empty; nothing was written"
+    return f"the options of {output.ending} leave nothing of the answer to {prompts}; nothing was written"
+
+
+def _text_of(existing: bytes) -> str:
+    """The text that is there, without blanks around it. Raises: SidecarError."""
+    try:
+        return existing.decode("utf-8").removeprefix(BOM).strip()
+    except UnicodeDecodeError as error:
+        raise SidecarError(
+            f"its sidecar is not UTF-8 ({error}), so nothing was added to it; save it as UTF-8"
+        ) from None
+
+
+def _known_tags(output: OutputConfig, before: str) -> Collection[str]:
+    """The keys of tags that are there, where only tags are added: none comes twice."""
+    only_tags = output.template is None and all(token == TAGS for token, _ in output.asked)
+    return {key_of_tag(tag) for tag in split_tags(before)} if only_tags else ()
+
+
+def _holds(before: str, text: str) -> bool:
+    """Tell whether a text is there already, whatever its blanks: without its ledger, too, nothing is added twice."""
+    words = [re.escape(word) for word in text.split()]
+    return re.search(r"(?<!\w)" + r"\s+".join(words) + r"(?!\w)", before) is not None
