@@ -24,7 +24,7 @@ from florence_daemon.command_line import (
     PromptsOption,
     ServerOption,
     ServiceAction,
-    pair_outputs,
+    read_outputs,
     read_settings,
     refuse_both,
     with_given,
@@ -125,20 +125,46 @@ def backfill(
         typer.Option(metavar="URL", help="Let running daemons do the work; may be repeated.", show_default=False),
     ] = None,
     overwrite: Annotated[Overwrite, typer.Option(help="What to do with sidecars that exist.")] = Overwrite.never,
+    prefix: Annotated[
+        str, typer.Option(metavar="TEXT", help='Put before each text: a trigger word, "ohwx, ".', show_default=False)
+    ] = "",
+    suffix: Annotated[str, typer.Option(metavar="TEXT", help="Put behind each text.", show_default=False)] = "",
+    template: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help='Several prompts in one file: "{prefix}{caption}, {tags}".',
+            show_default=False,
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="OPTION=VALUE",
+            help="Any other option of an output, as the configuration has it: underscores=spaces. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be captioned.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Caption everything below some paths once; what has its sidecars already is skipped."""
+    """Caption everything below some paths once; what has its sidecars already is skipped.
+
+    Each --prompt goes with the --ext behind it; several with a single --ext
+    come to be in one file. Without any, it writes .txt and .tag.
+    """
     from florence_daemon.backfill import Backfill, makes_of
     from florence_daemon.backfill_command import list_work, run_backfill
     from florence_daemon.daemon import open_ledger
 
     refuse_both(model, server)
+    outputs = read_outputs(prompt or [], ext or [], set_ or [], prefix=prefix, suffix=suffix, template=template)
     settings = read_settings(config, model=model)
     with closing(open_ledger(settings)) as ledger:
         work = Backfill(
             paths,
-            pair_outputs(prompt or [], ext or []),
+            outputs,
             ledger,
             makes_of(settings, server or ()),
             overwrite=overwrite.value,
@@ -312,7 +338,7 @@ def check_config(
     print(f"{found or 'no configuration file; the defaults'}: ok")
     print(f"model {settings.model.name}, HTTP at {settings.server.host}:{settings.server.port}")
     for folder in settings.folders:
-        writes = ", ".join(f"{output.prompt} to {output.suffix}" for output in folder.outputs)
+        writes = ", ".join(f"{' and '.join(output.prompt_names)} to {output.ending}" for output in folder.outputs)
         print(f"{folder.path}: {writes}{'' if folder.path.is_dir() else ' (not there yet)'}")
 
 

@@ -36,6 +36,8 @@ class Overwrite(str, Enum):
 
     never = "never"
     stale = "stale"
+    append = "append"
+    prepend = "prepend"
     always = "always"
 
 
@@ -117,16 +119,52 @@ def refuse_both(model: str | None, server: object) -> None:
         raise UsageError("--model and --server do not go together: a server answers with the model it was started with")
 
 
-def pair_outputs(prompts: Sequence[str], exts: Sequence[str]) -> tuple[OutputConfig, ...]:
-    """Pair each --prompt with its --ext. Raises: UsageError."""
-    from florence_daemon.config import DEFAULT_OUTPUTS, BadSetting, FolderConfig, OutputConfig
+def read_outputs(
+    prompts: Sequence[str],
+    exts: Sequence[str],
+    others: Sequence[str] = (),
+    **options: str | None,
+) -> tuple[OutputConfig, ...]:
+    """The outputs that the command line asks for. others: further options, as OPTION=VALUE. Raises: UsageError."""
+    from florence_daemon import config_file
+    from florence_daemon.config import BadSetting, FolderConfig
 
-    if not prompts and not exts:
-        return DEFAULT_OUTPUTS
-    if len(prompts) != len(exts):
-        raise UsageError(f"{len(prompts)} --prompt and {len(exts)} --ext: each --prompt NAME needs one --ext EXT")
+    shared = {name: value for name, value in options.items() if value} | _split_options(others)
+    files = _pair(prompts, exts, options.get("template"))
+    outputs = tuple(config_file.read_output({"prompts": asked, "ext": ext} | shared) for asked, ext in files)
     try:
-        outputs = tuple(OutputConfig(prompt=prompt, ext=ext) for prompt, ext in zip(prompts, exts, strict=True))
         return FolderConfig(path=Path(), outputs=outputs).outputs
     except BadSetting as error:
-        raise UsageError(f"--{error.setting}: {error}") from None
+        raise UsageError(f"--ext: {error}") from None
+
+
+def _pair(prompts: Sequence[str], exts: Sequence[str], template: str | None) -> list[tuple[list[str], str]]:
+    """Which prompts go into the file of which ending. Raises: UsageError."""
+    from florence_daemon.config import DEFAULT_OUTPUTS
+
+    if not prompts and template is not None and len(exts) < 2:
+        # The usual prompts, as far as the template has a place for them.
+        kinds = zip(("{caption}", "{tags}"), DEFAULT_OUTPUTS, strict=True)
+        usual = [name for kind, output in kinds if kind in template for name in output.prompt_names]
+        return [(usual, exts[0] if exts else DEFAULT_OUTPUTS[0].ext)]
+    if not prompts and not exts:
+        return [(list(output.prompt_names), output.ext) for output in DEFAULT_OUTPUTS]
+    if prompts and len(exts) == 1:
+        return [(list(prompts), exts[0])]
+    if len(prompts) != len(exts):
+        raise UsageError(
+            f"{len(prompts)} --prompt and {len(exts)} --ext: each --prompt NAME needs one --ext EXT, or all of them one"
+        )
+    return [([prompt], ext) for prompt, ext in zip(prompts, exts, strict=True)]
+
+
+def _split_options(words: Sequence[str]) -> dict[str, Any]:
+    from florence_daemon import config_file
+
+    options = {}
+    for word in words:
+        name, sign, value = word.partition("=")
+        if not sign:
+            raise UsageError(f"--set {word}: give OPTION=VALUE, as in underscores=spaces")
+        options[name.strip()] = config_file.read_value(value)
+    return options
