@@ -19,6 +19,8 @@ import pytest
 
 from florence_daemon.engine.protocol import Answer, Ask, Done, Stages
 
+Figure = Callable[[str], None]
+
 
 class FakeEngine:
     """Answers at once, or when told to; notes what it was asked."""
@@ -69,6 +71,12 @@ def done(asks: tuple[Ask, ...], content: bytes | None = None) -> Done:
 
 
 @pytest.fixture
+def figure(record_property: Callable[[str, object], None]) -> Figure:
+    """Say what was measured: benchmarks.soak puts it into docs/reliability.md."""
+    return lambda text: record_property("figure", text)
+
+
+@pytest.fixture
 def engine() -> FakeEngine:
     return FakeEngine()
 
@@ -101,7 +109,7 @@ class RunningDaemon:
             stdout=self._file,
             env=clean_environment(directory),
         )
-        found = wait_for(lambda: re.search(r'answers at (http://[^\s"]+)', self.text()) or self.process.poll(), 30)
+        found = wait_for(lambda: re.search(r'answers at (http://[^\s"]+)', self.text()) or self.process.poll(), 90)
         assert not isinstance(found, int), self.text()
         self.url = found[1]
 

@@ -119,7 +119,7 @@ def test_idle_model_is_unloaded_and_comes_back(start_daemon: StartDaemon, folder
     assert process_image(daemon, jpeg()).status_code == 200
     pid = daemon.engine_pid()
     assert pid is not None
-    wait_for(lambda: is_gone(pid), 20, "the engine process to end")
+    wait_for(lambda: is_gone(pid), 60, "the engine process to end")
     assert daemon.get("/status")["model"]["state"] == "unloaded"
     assert resident_mb(daemon.process.pid) <= 90
     children = Path(f"/proc/{daemon.process.pid}/task/{daemon.process.pid}/children").read_text()
@@ -191,7 +191,7 @@ def test_model_that_is_not_there_is_said_and_the_pictures_wait(start_daemon: Sta
     status = wait_for(lambda: (s := daemon.get("/status"))["model"]["state"] == "failed" and s, 60)
     assert "nobody/nothing" in status["model"]["error"]
     assert status["failures"] == []
-    wait_for(lambda: daemon.get("/status")["queue"]["folder"] == 1, 20, "the picture to wait again")
+    wait_for(lambda: daemon.get("/status")["queue"]["folder"] == 1, 60, "the picture to wait again")
     answer = process_image(daemon, jpeg())
     assert answer.status_code == 503
     assert "nobody/nothing" in answer.json()["detail"]

@@ -173,20 +173,20 @@ def test_daemon_says_ready_and_pings_until_its_worker_hangs(tmp_path: Path) -> N
         try:
             assert daemon.stderr is not None
             ready = daemon.stderr.readline().split()[-1] + "/health/ready"
-            assert listener.wait_for("READY=1", 20)
-            assert listener.wait_for("STATUS=model unloaded, 0 waiting, 0 running, 0 captioned, 0 failed", 5)
+            assert listener.wait_for("READY=1", 60)
+            assert listener.wait_for("STATUS=model unloaded, 0 waiting, 0 running, 0 captioned, 0 failed", 60)
             for _ in range(3):
-                assert listener.wait_for("WATCHDOG=1", 5)
+                assert listener.wait_for("WATCHDOG=1", 60)
             switch.touch()
-            assert listener.wait_for("STATUS=worker: no sign of life", 8)
+            assert listener.wait_for("STATUS=worker: no sign of life", 60)
             assert not listener.wait_for("WATCHDOG=1", 2)
             answer = httpx.get(ready)
             assert (answer.status_code, answer.json()["reasons"]) == (503, ["worker: no sign of life for 3 s"])
             switch.unlink()
-            assert listener.wait_for("WATCHDOG=1", 5)
+            assert listener.wait_for("WATCHDOG=1", 60)
             assert httpx.get(ready).status_code == 200
             daemon.send_signal(signal.SIGTERM)
-            assert listener.wait_for("STOPPING=1\nEXTEND_TIMEOUT_USEC=60000000", 5)
+            assert listener.wait_for("STOPPING=1\nEXTEND_TIMEOUT_USEC=60000000", 60)
             assert daemon.wait(20) == 0
         finally:
             daemon.kill()

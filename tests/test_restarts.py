@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import RunningDaemon, run_command, wait_for
+from tests.conftest import Figure, RunningDaemon, run_command, wait_for
 from tests.pictures import DETAILED, TAGS, jpeg, write_many
 
 StartDaemon = Callable[..., RunningDaemon]
@@ -31,7 +31,7 @@ def watching(folder: Path, **settings: object) -> str:
 
 
 def test_killed_again_and_again_it_loses_nothing_and_then_does_nothing_twice(
-    start_daemon: StartDaemon, folder: Path
+    start_daemon: StartDaemon, folder: Path, figure: Figure
 ) -> None:
     pictures = write_many(folder, 60)
     chance = random.Random(4)
@@ -44,12 +44,13 @@ def test_killed_again_and_again_it_loses_nothing_and_then_does_nothing_twice(
     daemon = start_daemon(config=watching(folder))
     wait_for(lambda: len(list(folder.glob("*.t*"))) == 2 * len(pictures), 120, "what the kills left undone")
     assert daemon.get("/status")["failures"] == []
-    wait_for(lambda: not [name for name in os.listdir(folder) if name.startswith(".")], 30, "leftovers to be removed")
+    wait_for(lambda: not [name for name in os.listdir(folder) if name.startswith(".")], 60, "leftovers to be removed")
     assert daemon.stop() == 0
     again = start_daemon(config=watching(folder))
     (folder / "last.jpg").write_bytes(jpeg())
     wait_for((folder / "last.tag").exists, 60)
-    wait_for(lambda: again.get("/status")["queue"]["captioned"] == 1, 10, "nothing but the new one was captioned")
+    wait_for(lambda: again.get("/status")["queue"]["captioned"] == 1, 60, "nothing but the new one was captioned")
+    figure(f"10 SIGKILLs over {len(pictures)} pictures, with the demo model: 0 lost, 0 torn; a restart did 0 again")
 
 
 def test_failures_outlive_a_restart_and_the_truncated_picture_is_tried_again(
@@ -71,7 +72,7 @@ def test_failures_outlive_a_restart_and_the_truncated_picture_is_tried_again(
     (folder / "short.jpg").write_bytes(jpeg())
     (folder / "text.jpg").unlink()
     wait_for((folder / "short.txt").exists, 60)
-    wait_for(lambda: daemon.get("/status")["failures"] == [], 10)
+    wait_for(lambda: daemon.get("/status")["failures"] == [], 60)
 
 
 def two_failures(daemon: RunningDaemon) -> list[dict[str, Any]] | None:
@@ -80,7 +81,9 @@ def two_failures(daemon: RunningDaemon) -> list[dict[str, Any]] | None:
     return failures if len(failures) == 2 and failures[0]["attempts"] >= 2 else None
 
 
-def test_damaged_ledger_is_set_aside_and_nothing_is_done_twice(start_daemon: StartDaemon, folder: Path) -> None:
+def test_damaged_ledger_is_set_aside_and_nothing_is_done_twice(
+    start_daemon: StartDaemon, folder: Path, figure: Figure
+) -> None:
     (folder / "a.jpg").write_bytes(jpeg())
     daemon = start_daemon(config=watching(folder))
     wait_for((folder / "a.tag").exists, 60)
@@ -93,16 +96,18 @@ def test_damaged_ledger_is_set_aside_and_nothing_is_done_twice(start_daemon: Sta
     assert daemon.get("/status")["queue"]["captioned"] == 1
     assert "is set aside as" in daemon.text()
     assert [path.name for path in state.iterdir() if ".damaged-" in path.name]
+    figure("damaged: set aside, 0 done twice, the next picture captioned")
 
 
 def test_state_directory_that_cannot_be_written_does_not_stop_the_daemon(
-    start_daemon: StartDaemon, folder: Path
+    start_daemon: StartDaemon, folder: Path, figure: Figure
 ) -> None:
     (folder.parent / "kept-state").write_text("a file where the directory should be")
     (folder / "a.jpg").write_bytes(jpeg())
     daemon = start_daemon(config=watching(folder))
     wait_for((folder / "a.tag").exists, 60)
     assert "it is kept in memory" in daemon.text()
+    figure("cannot be written: kept in memory, the picture captioned")
 
 
 def test_backfill_writes_anew_what_is_stale_and_leaves_what_a_person_wrote(

@@ -67,8 +67,8 @@ def test_failed_image_is_tried_again_and_forgotten_when_told(start_daemon: Start
     # The name as /status shows it, escaped, since the name itself cannot be shown.
     told = run_command("retry", failure["path"], *where, home=folder.parent)
     assert told.stdout == "1 images are tried again\n"
-    wait_for(lambda: daemon.text().count("not captioned") == 2, 30)
-    (failure,) = wait_for(lambda: daemon.get("/status")["failures"], 30)
+    wait_for(lambda: daemon.text().count("not captioned") == 2, 60)
+    (failure,) = wait_for(lambda: daemon.get("/status")["failures"], 60)
     told = run_command("forget", str(folder), "--json", *where, home=folder.parent)
     assert json.loads(told.stdout) == {"forgotten": 1}
     unknown = run_command("forget", str(folder / "nothing.jpg"), *where, home=folder.parent)
@@ -83,7 +83,7 @@ def test_rescan_looks_at_the_folder_that_is_named(start_daemon: StartDaemon, fol
     (folder / "a.txt").unlink()  # which is no event that asks for a caption
     told = run_command("rescan", str(folder / "a.jpg"), "--server", daemon.url, home=folder.parent)
     assert told.stdout == "1 folders are scanned\n"
-    wait_for((folder / "a.txt").exists, 30)
+    wait_for((folder / "a.txt").exists, 60)
     assert (folder / "a.txt").read_text() == CAPTION + "\n"
     elsewhere = run_command("rescan", "/nowhere", "--server", daemon.url, home=folder.parent)
     assert elsewhere.returncode == 1

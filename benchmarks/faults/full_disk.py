@@ -112,13 +112,13 @@ def _go_through(
     with DaemonProcess(directory / "home", config, fake=ENGINE, prefix=prefix) as daemon:
         inside = mounts.seen_by(daemon, folder)
         (early,) = write_jpegs(inside, [0])
-        wait_for(lambda: is_captioned_rightly(early, ENGINE.answer_bytes), 30, "the first caption")
+        wait_for(lambda: is_captioned_rightly(early, ENGINE.answer_bytes), 60, "the first caption")
         daemon.freeze()
         paths = write_jpegs(inside, range(1, pictures + 1))
         break_it(daemon)
         daemon.thaw()
         with suppress(NotInTime):
-            wait_for(lambda: _says_it(daemon), 20, "the daemon to say that something is wrong")
+            wait_for(lambda: _says_it(daemon), 60, "the daemon to say that something is wrong")
         said = _says_it(daemon)
         before_s, before, began_s = daemon.cpu_s(), len(daemon.inferred()), time.monotonic()
         time.sleep(blocked_s)

@@ -29,7 +29,7 @@ def stay_idle(directory: Path, pictures: int, seconds: float, rescan_s: float = 
     write_jpegs(folder, range(pictures))
     with DaemonProcess(directory / "home", watching(folder, rescan_s=rescan_s), fake=FakeSettings()) as daemon:
         wait_for(lambda: count_sidecars(folder) == pictures, 60 + pictures / 20, "every caption", every_s=0.2)
-        wait_for(lambda: daemon.status()["queue"]["settling"] == 0, 30, "nothing to be under way")
+        wait_for(lambda: daemon.status()["queue"]["settling"] == 0, 60, "nothing to be under way")
         before, before_s, began_s = len(daemon.inferred("begun")), daemon.cpu_s(), time.monotonic()
         time.sleep(seconds)
         return Idle(

@@ -218,4 +218,4 @@ def test_stopped_process_ends_with_a_daemon_that_is_killed(tmp_path: Path) -> No
         pid = int(parent.stdout.readline())
         os.kill(pid, signal.SIGSTOP)
         parent.kill()
-    wait_for(lambda: taken_bytes(pid) in (None, 0), 20, "the engine process to end")
+    wait_for(lambda: taken_bytes(pid) in (None, 0), 60, "the engine process to end")

@@ -63,7 +63,7 @@ def is_alive(pid: int) -> bool:
 
 def kill_at_work(engine: Engine) -> int:
     """Kill the engine process once it has begun with its first request; return its pid."""
-    child = wait_for(lambda: engine._child, 30)
+    child = wait_for(lambda: engine._child, 60)
     wait_for(lambda: any(pending.has_begun for pending in child.pending.values()), 60, "a request to begin")
     os.kill(child.process.pid, signal.SIGKILL)
     return int(child.process.pid)
@@ -196,7 +196,7 @@ def test_process_ends_with_its_parent(tmp_path: Path, picture: str) -> None:
         pid = int(parent.stdout.readline())
         assert is_alive(pid)
         parent.kill()
-    wait_for(lambda: not is_alive(pid), 20, "the engine process to end")
+    wait_for(lambda: not is_alive(pid), 60, "the engine process to end")
 
 
 def test_stop_signals_of_a_service_manager_leave_the_process_to_the_daemon(

@@ -11,13 +11,6 @@ from benchmarks.faults.fake_engine import FakeSettings
 from benchmarks.faults.process import DaemonProcess, watching
 
 StartDaemon = Callable[..., DaemonProcess]
-Figure = Callable[[str], None]
-
-
-@pytest.fixture
-def figure(record_property: Callable[[str, object], None]) -> Figure:
-    """Say what was measured: benchmarks.soak puts it into docs/reliability.md."""
-    return lambda text: record_property("figure", text)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.faults.fake_engine import FakeSettings
 from benchmarks.faults.pictures import jpeg
 from benchmarks.faults.process import wait_for
-from tests.faults.conftest import Figure
+from tests.conftest import Figure
 from tests.faults.test_http_slow_senders import address, ask, serving
 
 HEAD = (
@@ -25,17 +25,17 @@ def test_clients_that_hang_up_before_their_turn_cost_no_inference(tmp_path: Path
         assert ask(daemon, jpeg(98)) == 200  # from then on it is known how many keep the engine busy
         gate.touch()
         first = pool.submit(ask, daemon, jpeg(0))
-        wait_for(lambda: daemon.status()["queue"]["running"] == 1, 30, "the first to run")
+        wait_for(lambda: daemon.status()["queue"]["running"] == 1, 60, "the first to run")
         clients = []
         for number in range(20):
             client = socket.create_connection(address(daemon), 10)
             picture = jpeg(1 + number)
             client.sendall(HEAD.format(len(picture)).encode() + picture)
             clients.append(client)
-        wait_for(lambda: daemon.status()["queue"]["http"] == 20, 30, "20 to wait")
+        wait_for(lambda: daemon.status()["queue"]["http"] == 20, 60, "20 to wait")
         for client in clients:
             client.close()
-        wait_for(lambda: daemon.status()["queue"]["http"] == 0, 10, "those who hung up to leave the queue")
+        wait_for(lambda: daemon.status()["queue"]["http"] == 0, 60, "those who hung up to leave the queue")
         gate.unlink()
         assert first.result(30) == 200
         assert ask(daemon, jpeg(99)) == 200

@@ -29,13 +29,13 @@ def test_picture_that_three_deaths_of_the_daemon_have_met_is_listed_and_the_rest
     (only,) = write_jpegs(folder, range(1))
     for _ in range(3):
         daemon = start(FakeSettings(gate=str(gate)), settle_s=0.05)
-        wait_for(lambda: begun(tmp_path / "home") == {only.name}, 20, "the engine to be at the picture")
+        wait_for(lambda: begun(tmp_path / "home") == {only.name}, 60, "the engine to be at the picture")
         assert daemon.failures() == {}
         daemon.kill()
     gate.unlink()
     daemon = start(settle_s=0.05, rescan_s=1)
     assert "the daemon ended 3 times while it worked on this picture" in daemon.failures()[str(only)]
     others = write_jpegs(folder, range(1, 4))
-    wait_for(lambda: all(is_captioned_rightly(path) for path in others), 20, "the others")
-    wait_for(lambda: is_captioned_rightly(only), 30, "its turn, 10 s later")
+    wait_for(lambda: all(is_captioned_rightly(path) for path in others), 60, "the others")
+    wait_for(lambda: is_captioned_rightly(only), 60, "its turn, 10 s later")
     assert daemon.failures() == {}

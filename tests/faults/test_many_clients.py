@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.faults.clients import load_with_clients
-from tests.faults.conftest import Figure
+from tests.conftest import Figure
 
 
 def test_sixty_four_clients_get_right_answers_or_are_asked_to_wait(tmp_path: Path, figure: Figure) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.faults.burst import lose_events, queued_events
-from tests.faults.conftest import Figure
+from tests.conftest import Figure
 
 
 def test_pictures_of_which_no_event_told_are_captioned_long_before_the_next_rescan(

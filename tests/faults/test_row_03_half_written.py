@@ -15,7 +15,8 @@ import pytest
 from benchmarks.faults.fake_engine import FakeSettings, digest_of
 from benchmarks.faults.pictures import is_captioned_rightly, jpeg, sidecar
 from benchmarks.faults.process import wait_for
-from tests.faults.conftest import Figure, StartDaemon
+from tests.conftest import Figure
+from tests.faults.conftest import StartDaemon
 
 SETTLE_S = 0.2
 PIECES = 5
@@ -75,8 +76,8 @@ def test_slow_writing_with_pauses_ends_in_one_right_caption_for_each_way(
     while any(thread.is_alive() for thread in threads):
         partial |= {path for _, path, content in jobs if sidecar(path).exists() and path.read_bytes() != content}
         time.sleep(0.02)
-    wait_for(lambda: all(is_captioned_rightly(path) for _, path, _ in jobs), 30, "every caption")
-    wait_for(lambda: not daemon.failures(), 10, "the list of failures to be empty")
+    wait_for(lambda: all(is_captioned_rightly(path) for _, path, _ in jobs), 60, "every caption")
+    wait_for(lambda: not daemon.failures(), 60, "the list of failures to be empty")
     assert partial == set()
     figure(f"{len(jobs)} of {len(jobs)} captioned, written in {len(WAYS)} ways; 0 of partial content, 0 stuck")
 
@@ -89,7 +90,7 @@ def test_rsync_in_place_ends_in_one_right_caption(start: StartDaemon, tmp_path: 
     source.write_bytes(whole[:2] + b"".join(comment_of(os.urandom(60_000)) for _ in range(20)) + whole[2:])
     daemon = start(settle_s=SETTLE_S)
     subprocess.run(["rsync", "--inplace", "--bwlimit=400", str(source), str(folder)], check=True)
-    wait_for(lambda: is_captioned_rightly(folder / "large.jpg"), 30, "the caption")
+    wait_for(lambda: is_captioned_rightly(folder / "large.jpg"), 60, "the caption")
     assert [each.digest for each in daemon.inferred()] == [digest_of(source.read_bytes())]
 
 
@@ -112,9 +113,9 @@ def test_picture_that_changes_while_it_is_captioned_gets_the_caption_of_what_it_
     gate.touch()
     daemon = start(FakeSettings(gate=str(gate)))
     (folder / "a.jpg").write_bytes(jpeg(1))
-    wait_for(lambda: daemon.inferred("begun"), 20, "the engine to begin")
+    wait_for(lambda: daemon.inferred("begun"), 60, "the engine to begin")
     change(folder / "a.jpg")
     gate.unlink()
-    wait_for(sidecar(folder / "a.jpg").exists, 20, "the caption")
+    wait_for(sidecar(folder / "a.jpg").exists, 60, "the caption")
     assert is_captioned_rightly(folder / "a.jpg")
     assert [each.digest for each in daemon.inferred()] == [digest_of(jpeg(1)), digest_of(jpeg(2))]

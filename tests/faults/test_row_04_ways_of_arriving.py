@@ -10,7 +10,8 @@ from pathlib import Path
 
 from benchmarks.faults.pictures import jpeg
 from benchmarks.faults.process import wait_for
-from tests.faults.conftest import Figure, StartDaemon
+from tests.conftest import Figure
+from tests.faults.conftest import StartDaemon
 
 TIMES = 100
 
@@ -83,7 +84,7 @@ def test_every_way_of_arriving_is_captioned_every_time(
     outside.mkdir()
     (outside / "picture.jpg").write_bytes(jpeg(0))
     daemon = start(rescan_s=3600)
-    wait_for(lambda: daemon.status()["folders"][0]["health"] == "ok", 10, "the folder to be watched")
+    wait_for(lambda: daemon.status()["folders"][0]["health"] == "ok", 60, "the folder to be watched")
     began_s = time.monotonic()
     arrived = {way: [way(folder, outside, number) for number in range(TIMES)] for way in WAYS}
     time.sleep(1.0)  # the moved-in directories have been there for a while when they get their pictures

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.faults.kills import Kills, kill_at_calls, kill_by_chance, why_no_strace
-from tests.faults.conftest import Figure
+from tests.conftest import Figure
 
 
 def assert_nothing_is_lost(found: Kills) -> None:

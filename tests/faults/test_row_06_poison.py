@@ -10,8 +10,8 @@ from PIL import Image
 
 from benchmarks.faults.pictures import count_sidecars, jpeg, write_jpegs
 from benchmarks.faults.process import DaemonProcess, wait_for, watching
+from tests.conftest import Figure
 from tests.engine.poisoned_child import HANG, HOG, SEGFAULT
-from tests.faults.conftest import Figure
 
 GOOD = 100
 LIMITS = {"name": "demo", "decode_limit_s": 3.0, "memory_limit_mb": 1000}

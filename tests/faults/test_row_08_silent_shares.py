@@ -17,7 +17,8 @@ import pytest
 from benchmarks.faults.fake_engine import FakeSettings
 from benchmarks.faults.pictures import jpeg, write_jpegs
 from benchmarks.faults.process import DaemonProcess, wait_for, watching
-from tests.faults.conftest import Figure, StartDaemon
+from tests.conftest import Figure
+from tests.faults.conftest import StartDaemon
 
 POLL_S, SETTLE_S = 2.0, 0.2
 # The longest that scan, queue and the stand-in engine may add on a busy machine.
@@ -74,7 +75,7 @@ def test_share_that_is_written_from_elsewhere_is_polled(
     start: StartDaemon, share: Path, folder: Path, figure: Figure
 ) -> None:
     daemon = start(poll_s=POLL_S, settle_s=SETTLE_S, rescan_s=3600)
-    wait_for(lambda: daemon.status()["folders"][0]["health"] == "ok", 10, "the folder to be looked at")
+    wait_for(lambda: daemon.status()["folders"][0]["health"] == "ok", 60, "the folder to be looked at")
     (status,) = daemon.status()["folders"]
     assert status["watching"] == f"scanned every {POLL_S:g} s (fuse.bindfs does not tell of every change)" or (
         status["watching"] == f"scanned every {POLL_S:g} s (fuse does not tell of every change)"
@@ -102,8 +103,8 @@ def test_share_that_hangs_holds_up_no_other_folder(tmp_path: Path, folder: Path,
     with mount_over(hung, behind) as server, DaemonProcess(tmp_path / "home", config, fake=FakeSettings()) as daemon:
         write_jpegs(behind, [1])
         (behind / "short.jpg").write_bytes(jpeg(2)[:-20])
-        wait_for((behind / "00001.txt").exists, 10, "a caption on the share while it answers")
-        wait_for(daemon.failures, 10, "a failure on the share")
+        wait_for((behind / "00001.txt").exists, 60, "a caption on the share while it answers")
+        wait_for(daemon.failures, 60, "a failure on the share")
         os.kill(server, signal.SIGSTOP)
         time.sleep(2.0)  # the share's next scan hangs by now
         slowest_s = max(delays_s(daemon, folder, folder))

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.faults import mounts
 from benchmarks.faults.full_disk import Blocked, fill_the_disk, forbid, make_read_only
-from tests.faults.conftest import Figure
+from tests.conftest import Figure
 
 PICTURES = 20
 

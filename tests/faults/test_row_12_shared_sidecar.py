@@ -6,7 +6,8 @@ from pathlib import Path
 
 from benchmarks.faults.pictures import is_captioned_rightly, jpeg, png
 from benchmarks.faults.process import wait_for
-from tests.faults.conftest import Figure, StartDaemon
+from tests.conftest import Figure
+from tests.faults.conftest import StartDaemon
 
 
 def test_of_two_pictures_with_one_sidecar_one_has_it_and_the_other_is_listed(
@@ -16,12 +17,12 @@ def test_of_two_pictures_with_one_sidecar_one_has_it_and_the_other_is_listed(
     (folder / "before.png").write_bytes(png())
     daemon = start()
     (folder / "jpg-first.jpg").write_bytes(jpeg(2))
-    wait_for(lambda: is_captioned_rightly(folder / "jpg-first.jpg"), 20, "the caption")
+    wait_for(lambda: is_captioned_rightly(folder / "jpg-first.jpg"), 60, "the caption")
     (folder / "jpg-first.png").write_bytes(png())
     (folder / "png-first.png").write_bytes(png())
-    wait_for(lambda: is_captioned_rightly(folder / "png-first.png"), 20, "the caption")
+    wait_for(lambda: is_captioned_rightly(folder / "png-first.png"), 60, "the caption")
     (folder / "png-first.jpg").write_bytes(jpeg(3))
-    failures = wait_for(lambda: len(found := daemon.failures()) == 3 and found, 20, "three to be listed")
+    failures = wait_for(lambda: len(found := daemon.failures()) == 3 and found, 60, "three to be listed")
     assert all("txt" in reason and "same folder" in reason for reason in failures.values()), failures
     for stem in ("before", "jpg-first", "png-first"):
         pair = {folder / f"{stem}.jpg", folder / f"{stem}.png"}
@@ -37,7 +38,7 @@ def test_pair_that_is_taken_apart_is_captioned_both(start: StartDaemon, folder: 
     (folder / "a.jpg").write_bytes(jpeg(1))
     (folder / "a.png").write_bytes(png())
     daemon = start()
-    wait_for(lambda: is_captioned_rightly(folder / "a.jpg") and daemon.failures(), 20, "one caption, one failure")
+    wait_for(lambda: is_captioned_rightly(folder / "a.jpg") and daemon.failures(), 60, "one caption, one failure")
     (folder / "a.png").rename(folder / "b.png")
-    wait_for(lambda: is_captioned_rightly(folder / "b.png"), 20, "the other's caption")
-    wait_for(lambda: not daemon.failures(), 20, "the list of failures to be empty")
+    wait_for(lambda: is_captioned_rightly(folder / "b.png"), 60, "the other's caption")
+    wait_for(lambda: not daemon.failures(), 60, "the list of failures to be empty")

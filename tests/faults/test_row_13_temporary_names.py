@@ -7,7 +7,8 @@ from pathlib import Path
 
 from benchmarks.faults.pictures import is_captioned_rightly, jpeg
 from benchmarks.faults.process import wait_for
-from tests.faults.conftest import Figure, StartDaemon
+from tests.conftest import Figure
+from tests.faults.conftest import StartDaemon
 
 NAMES = (
     ".hidden.jpg",
@@ -46,7 +47,7 @@ def test_no_temporary_name_is_captioned_and_what_it_becomes_is(
     (folder / "finished.jpg.part").rename(folder / "finished.jpg")
     (folder / "early" / "whole.jpg").write_bytes(jpeg(101))
     for picture in (folder / "finished.jpg", folder / "early" / "whole.jpg"):
-        wait_for(lambda picture=picture: is_captioned_rightly(picture), 20, f"{picture.name}'s caption")
+        wait_for(lambda picture=picture: is_captioned_rightly(picture), 60, f"{picture.name}'s caption")
     assert len(daemon.inferred("begun")) == 2
     assert daemon.failures() == {}
     expected = {*NAMES, "early", "finished.jpg", "finished.txt"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.faults.names import caption_names, make_names
-from tests.faults.conftest import Figure
+from tests.conftest import Figure
 
 
 def test_names_are_odd_in_every_way() -> None:

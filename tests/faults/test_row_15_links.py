@@ -14,7 +14,8 @@ from benchmarks.faults.pictures import write_jpegs
 from benchmarks.faults.process import wait_for
 from florence_daemon.config import FolderConfig
 from florence_daemon.folders.scan import find_images
-from tests.faults.conftest import Figure, StartDaemon
+from tests.conftest import Figure
+from tests.faults.conftest import StartDaemon
 
 
 class Opened(FileSystemEventHandler):
@@ -53,7 +54,7 @@ def test_links_in_a_circle_and_out_are_not_followed(
     assert list(find_images(FolderConfig(path=folder))) == [str(picture)]
     scan_s = time.monotonic() - began_s
     daemon = start(poll="always", poll_s=1.0)
-    wait_for(picture.with_suffix(".txt").exists, 15, "the caption of the one real picture")
+    wait_for(picture.with_suffix(".txt").exists, 60, "the caption of the one real picture")
     time.sleep(2.5)  # two more scans
     observer.stop()
     observer.join()

@@ -8,7 +8,8 @@ from pathlib import Path
 from benchmarks.faults.fake_engine import FakeSettings
 from benchmarks.faults.pictures import is_captioned_rightly, jpeg, write_jpegs
 from benchmarks.faults.process import wait_for
-from tests.faults.conftest import Figure, StartDaemon
+from tests.conftest import Figure
+from tests.faults.conftest import StartDaemon
 
 
 def orphans(folder: Path) -> list[Path]:
@@ -24,8 +25,8 @@ def test_deleted_and_renamed_pictures_leave_no_orphan_and_the_worker_goes_on(
     (folder / "sub").mkdir()
     at_work = write_jpegs(folder, range(40))
     in_sub = write_jpegs(folder / "sub", range(100, 110))
-    wait_for(lambda: daemon.inferred("begun"), 20, "the engine to begin")
-    wait_for(lambda: daemon.status()["queue"]["folder"] >= 40, 20, "the others to wait")
+    wait_for(lambda: daemon.inferred("begun"), 60, "the engine to begin")
+    wait_for(lambda: daemon.status()["queue"]["folder"] >= 40, 60, "the others to wait")
     settling = write_jpegs(folder, range(200, 210))
     deleted = at_work[0:10] + settling[0:4]
     renamed = at_work[10:20] + settling[4:8]
@@ -37,9 +38,9 @@ def test_deleted_and_renamed_pictures_leave_no_orphan_and_the_worker_goes_on(
     gate.unlink()
     left = list(folder.glob("*.jpg"))
     assert len(left) == len(at_work) + len(settling) - len(deleted)
-    wait_for(lambda: all(is_captioned_rightly(path) for path in left), 40, "every caption that is due")
+    wait_for(lambda: all(is_captioned_rightly(path) for path in left), 60, "every caption that is due")
     (folder / "last.jpg").write_bytes(jpeg(999))
-    wait_for(lambda: is_captioned_rightly(folder / "last.jpg"), 20, "a later picture's caption")
+    wait_for(lambda: is_captioned_rightly(folder / "last.jpg"), 60, "a later picture's caption")
     assert orphans(folder) == []
     assert daemon.failures() == {}
     assert not (folder / "sub").exists()

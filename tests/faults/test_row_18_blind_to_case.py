@@ -11,7 +11,8 @@ import pytest
 from benchmarks.faults import mounts
 from benchmarks.faults.pictures import is_captioned_rightly, jpeg, png
 from benchmarks.faults.process import DaemonProcess, wait_for
-from tests.faults.conftest import Figure, StartDaemon
+from tests.conftest import Figure
+from tests.faults.conftest import StartDaemon
 
 
 def test_on_exfat_no_file_of_a_person_is_overwritten(
@@ -44,8 +45,8 @@ def see_that_nothing_is_overwritten(daemon: DaemonProcess, folder: Path) -> None
         (inside / f"{number}.Jpg").write_bytes(jpeg(number))
     assert (inside / "person.txt").exists(), "this file system minds case"
     alone = [inside / f"{number}.Jpg" for number in range(10, 20)]
-    wait_for(lambda: all(is_captioned_rightly(path) for path in alone), 40, "ten captions")
-    wait_for(lambda: len(daemon.failures()) == 2, 20, "one of each pair to be listed")
+    wait_for(lambda: all(is_captioned_rightly(path) for path in alone), 60, "ten captions")
+    wait_for(lambda: len(daemon.failures()) == 2, 60, "one of each pair to be listed")
     assert (inside / "PERSON.TXT").read_text() == "what a person wrote"
     assert sum(is_captioned_rightly(inside / name) for name in ("pair.JPG", "pair.png")) == 1
     assert sum(is_captioned_rightly(inside / name) for name in ("Odd.JPG", "odd.png")) == 1
@@ -59,8 +60,8 @@ def test_two_versions_within_one_tick_of_a_coarse_clock_are_told_apart(
     daemon = start(settle_s=0.1)
     (folder / "a.jpg").write_bytes(jpeg(1)[:800])
     os.utime(folder / "a.jpg", (1_600_000_000, 1_600_000_000))
-    wait_for(lambda: daemon.inferred("failed"), 20, "the cut-off picture to be refused")
+    wait_for(lambda: daemon.inferred("failed"), 60, "the cut-off picture to be refused")
     (folder / "a.jpg").write_bytes(jpeg(1))
     os.utime(folder / "a.jpg", (1_600_000_000, 1_600_000_000))
-    wait_for(lambda: is_captioned_rightly(folder / "a.jpg"), 20, "the caption of the whole one")
+    wait_for(lambda: is_captioned_rightly(folder / "a.jpg"), 60, "the caption of the whole one")
     figure("two versions with the same mtime: the later one is captioned")

@@ -14,7 +14,8 @@ import pytest
 from benchmarks.faults.fake_engine import FakeSettings
 from benchmarks.faults.pictures import count_sidecars, is_captioned_rightly, jpeg, write_jpegs
 from benchmarks.faults.process import DaemonProcess, state_of, wait_for, watching
-from tests.faults.conftest import Figure, StartDaemon
+from tests.conftest import Figure
+from tests.faults.conftest import StartDaemon
 
 IMAGE = {"Content-Type": "image/jpeg"}
 
@@ -29,7 +30,7 @@ def test_stop_in_a_backlog_finishes_what_runs_and_the_next_start_takes_up_the_re
 ) -> None:
     pictures = write_jpegs(folder, range(400))
     daemon = start(FakeSettings(slow_s=0.02))
-    wait_for(lambda: count_sidecars(folder) >= 20, 30, "the first captions")
+    wait_for(lambda: count_sidecars(folder) >= 20, 60, "the first captions")
     began_s = time.monotonic()
     assert daemon.stop(number) == 0
     stopped_s = time.monotonic() - began_s
@@ -54,10 +55,10 @@ def test_nothing_new_is_taken_while_what_runs_is_finished(start: StartDaemon, fo
     threads = [threading.Thread(target=lambda n=n: answers.append(ask(daemon, n))) for n in range(8)]
     for thread in threads:
         thread.start()
-    wait_for(lambda: daemon.status()["queue"]["http"] == 4, 20, "four to run, and four to wait")
-    wait_for(lambda: daemon.inferred("begun"), 20, "the engine to begin")
+    wait_for(lambda: daemon.status()["queue"]["http"] == 4, 60, "four to run, and four to wait")
+    wait_for(lambda: daemon.inferred("begun"), 60, "the engine to begin")
     daemon.process.send_signal(signal.SIGTERM)
-    wait_for(lambda: len(answers) == 4, 20, "those that wait to be told")
+    wait_for(lambda: len(answers) == 4, 60, "those that wait to be told")
     assert {answer.status_code for answer in answers} == {503}
     assert {answer.headers["Retry-After"] for answer in answers} == {"10"}
     assert all("stopping" in answer.json()["detail"] for answer in answers)
@@ -80,10 +81,10 @@ def test_second_signal_ends_it_at_once_and_nothing_is_lost(
     gate.touch()
     write_jpegs(folder, range(20))
     daemon = start(FakeSettings(gate=str(gate)))
-    wait_for(lambda: daemon.inferred("begun"), 20, "the engine to begin")
+    wait_for(lambda: daemon.inferred("begun"), 60, "the engine to begin")
     engines = daemon.children()
     daemon.process.send_signal(signal.SIGTERM)
-    wait_for(lambda: "what runs is finished first" in daemon.text(), 10, "the stop to begin")
+    wait_for(lambda: "what runs is finished first" in daemon.text(), 60, "the stop to begin")
     began_s = time.monotonic()
     assert daemon.stop(signal.SIGTERM, timeout_s=5) == 0
     stopped_s = time.monotonic() - began_s
@@ -99,11 +100,11 @@ def test_second_signal_ends_it_at_once_and_nothing_is_lost(
 def test_stop_does_not_wait_for_a_model_that_loads(start: StartDaemon, folder: Path, figure: Figure) -> None:
     write_jpegs(folder, range(5))
     daemon = start(FakeSettings(load_s=600))
-    wait_for(lambda: daemon.status()["model"]["state"] == "loading", 20, "the model to load")
+    wait_for(lambda: daemon.status()["model"]["state"] == "loading", 60, "the model to load")
     answers: list[httpx.Response] = []
     person = threading.Thread(target=lambda: answers.append(ask(daemon, 9)))
     person.start()
-    wait_for(lambda: daemon.status()["queue"]["running"] == 5, 20, "four pictures and a request to wait for it")
+    wait_for(lambda: daemon.status()["queue"]["running"] == 5, 60, "four pictures and a request to wait for it")
     began_s = time.monotonic()
     assert daemon.stop() == 0
     stopped_s = time.monotonic() - began_s
@@ -123,4 +124,4 @@ def test_engine_that_stands_still_ends_with_a_daemon_that_is_killed(tmp_path: Pa
         os.kill(engine, signal.SIGSTOP)
         daemon.process.kill()
         daemon.process.wait()
-        wait_for(lambda: state_of(engine) in ("", "Z"), 10, "the engine process to end")
+        wait_for(lambda: state_of(engine) in ("", "Z"), 60, "the engine process to end")

@@ -33,9 +33,9 @@ class Watched:
         self.watcher = Watcher([folder], self.notes, time.monotonic)
         self.thread = threading.Thread(target=self.watcher.run)
         self.thread.start()
-        wait_for(lambda: self.watcher.health() == OK, 10)
+        wait_for(lambda: self.watcher.health() == OK, 60)
 
-    def wait_for_names(self, *names: str, timeout_s: float = 10) -> None:
+    def wait_for_names(self, *names: str, timeout_s: float = 60) -> None:
         expected = {str(self.root / name) for name in names}
         wait_for(lambda: expected <= set(self.notes.paths), timeout_s, f"{names}, got {self.notes.paths}")
 
@@ -166,7 +166,7 @@ def test_folder_that_was_removed_and_made_again_is_watched_again(stepped: tuple[
     root.mkdir()
     watcher.tick(100.0 + 2 * CHECK_S)
     (root / "a.jpg").write_bytes(b"x")
-    wait_for(lambda: watcher.tick(101.0 + 2 * CHECK_S) and watcher.settling, 10, "the event of the new file")
+    wait_for(lambda: watcher.tick(101.0 + 2 * CHECK_S) and watcher.settling, 60, "the event of the new file")
     watcher.tick(103.0 + 2 * CHECK_S)
     assert notes.paths == [str(root / "a.jpg")]
 
@@ -205,7 +205,7 @@ def test_events_of_which_a_thread_died_are_started_anew(stepped: tuple[Watcher, 
     assert watcher.roots[0]._listening._events._observer is not observer
     watcher.tick(102.0 + CHECK_S)
     (root / "heard.jpg").write_bytes(b"x")
-    wait_for(lambda: watcher.tick(103.0 + CHECK_S) and watcher.settling, 10, "the event of the new file")
+    wait_for(lambda: watcher.tick(103.0 + CHECK_S) and watcher.settling, 60, "the event of the new file")
     watcher.tick(105.0 + CHECK_S)
     assert notes.paths == [str(root / "missed.jpg"), str(root / "heard.jpg")]
 
@@ -220,7 +220,7 @@ def test_event_that_cannot_be_read_ends_nothing(stepped: tuple[Watcher, Notes, P
     broken.src_path = None  # type: ignore[assignment]
     observer.event_queue.put((broken, emitter.watch))
     (root / "a.jpg").write_bytes(b"x")
-    wait_for(lambda: watcher.tick(101.0) and watcher.settling, 10, "the event of the new file")
+    wait_for(lambda: watcher.tick(101.0) and watcher.settling, 60, "the event of the new file")
     assert watcher.roots[0]._listening._events.is_alive()
     watcher.tick(103.0)
     assert notes.paths == [str(root / "a.jpg")]

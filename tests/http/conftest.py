@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from tests.conftest import FakeEngine
 from tests.http.api import Api, serving
-
-Figure = Callable[[str], None]
-
-
-@pytest.fixture
-def figure(record_property: Callable[[str, object], None]) -> Figure:
-    """Say what was measured: benchmarks.soak puts it into docs/reliability.md."""
-    return lambda text: record_property("figure", text)
 
 
 @pytest.fixture

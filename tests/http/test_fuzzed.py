@@ -9,9 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.conftest import FakeEngine
+from tests.conftest import FakeEngine, Figure
 from tests.http.api import PICTURE, Api, serving
-from tests.http.conftest import Figure
 from tests.http.fuzz import MAKERS, Case, cases, is_fair, send
 
 CASES = 700

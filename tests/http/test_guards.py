@@ -9,9 +9,8 @@ import pytest
 
 from florence_daemon.config import ServerConfig
 from florence_daemon.http.guards import Guards, Head
-from tests.conftest import FakeEngine
+from tests.conftest import FakeEngine, Figure
 from tests.http.api import BASE64, Api, error_of, serving
-from tests.http.conftest import Figure
 
 ASKING = {"image": BASE64, "prompt": "CAPTION"}
 TOKEN = "correct-horse-battery"

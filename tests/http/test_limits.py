@@ -18,9 +18,8 @@ from waitress.channel import HTTPChannel
 from florence_daemon.config import ServerConfig
 from florence_daemon.errors import PictureError
 from florence_daemon.http.question import decode_base64
-from tests.conftest import FakeEngine, done, wait_for
+from tests.conftest import FakeEngine, Figure, done, wait_for
 from tests.http.api import PICTURE, Api, error_of, read_answer, serving
-from tests.http.conftest import Figure
 
 HEAD = b"POST /process_image?prompt=CAPTION HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
 MB = 1024 * 1024
@@ -209,7 +208,7 @@ def test_client_that_hangs_up_before_its_turn_costs_no_inference(api: Api, is_cl
         if is_closed_hard:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing resets it
         client.close()
-        wait_for(lambda: api.queue.counts()["http"] == 0, 5)
+        wait_for(lambda: api.queue.counts()["http"] == 0, 60)
         api.engine.holds_answers = False
         api.engine.waiting[0].set_result(done(api.engine.asked[0][1]))
         assert first.result(30).status_code == 200
@@ -234,7 +233,7 @@ def test_hang_up_is_noticed_though_the_thread_of_the_request_before_is_slow_to_e
         client.sendall(HEAD + b"Content-Length: 7\r\n\r\npicture")
         wait_for(lambda: api.queue.counts()["http"] == 1)
         time.sleep(0.4)
-    wait_for(lambda: api.queue.counts()["http"] == 0, 5)
+    wait_for(lambda: api.queue.counts()["http"] == 0, 60)
 
 
 def test_places_of_clients_that_hung_up_are_free_again(api: Api) -> None:
@@ -247,7 +246,7 @@ def test_places_of_clients_that_hung_up_are_free_again(api: Api) -> None:
             with api.connect() as client:
                 client.sendall(HEAD + b"Content-Length: 7\r\n\r\npicture")
                 wait_for(lambda: api.queue.counts()["http"] == 1)
-            wait_for(lambda: api.queue.counts()["http"] == 0, 5)
+            wait_for(lambda: api.queue.counts()["http"] == 0, 60)
         api.engine.waiting[0].set_result(done(api.engine.asked[0][1]))
         assert first.result(30).status_code == 200
     assert len(api.engine.asked) == 1

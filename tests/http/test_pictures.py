@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from benchmarks.faults.process import DaemonProcess
+from tests.conftest import Figure
 from tests.engine.poisoned_child import HANG, SEGFAULT
-from tests.http.conftest import Figure
 from tests.pictures import CAPTION, PICTURE, jpeg
 
 LIMITS = {"name": "demo", "decode_limit_s": 1.0}
