@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from florence_daemon.engine.products import Linear
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
     "gelu_new": lambda x: functional.gelu(x, approximate="tanh"),
@@ -34,8 +36,8 @@ class Mlp(nn.Module):
 
     def __init__(self, width: int, hidden: int, activation: str) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc1 = Linear(width, hidden)
+        self.fc2 = Linear(hidden, width)
         self._activate = ACTIVATIONS[activation]
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -75,8 +77,8 @@ class WindowAttention(nn.Module):
 
     def __init__(self, width: int, heads: int, window: int, has_bias: bool) -> None:
         super().__init__()
-        self.qkv = nn.Linear(width, 3 * width, bias=has_bias)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width, bias=has_bias)
+        self.proj = Linear(width, width)
         self._heads, self._window = heads, window
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -98,8 +100,8 @@ class ChannelAttention(nn.Module):
 
     def __init__(self, width: int, groups: int, has_bias: bool) -> None:
         super().__init__()
-        self.qkv = nn.Linear(width, 3 * width, bias=has_bias)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width, bias=has_bias)
+        self.proj = Linear(width, width)
         self._groups = groups
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -186,7 +188,7 @@ class Projector(nn.Module):
         self.visual_temporal_embed = nn.Module()
         frames = torch.empty(vision["max_temporal_embeddings"], width)
         self.visual_temporal_embed.register_buffer("pos_idx_to_embed", frames)
-        self.image_projection = nn.Linear(width, vision["projection_dim"], bias=False)
+        self.image_projection = Linear(width, vision["projection_dim"], bias=False)
         self.image_proj_norm = nn.LayerNorm(vision["projection_dim"])
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from florence_daemon.engine.bart import Decoder, Encoder, Memory, Written, linear
+from florence_daemon.engine.bart import Decoder, Encoder, Memory, Written
 from florence_daemon.engine.checkpoint import Checkpoint
 from florence_daemon.engine.davit import DaViT, Projector, embedding
 from florence_daemon.engine.layout import Layout
+from florence_daemon.engine.products import linear
 
 
 class Florence2(nn.Module):

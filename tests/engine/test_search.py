@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,11 +16,11 @@ from transformers import GenerationConfig
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
 from transformers.modeling_outputs import BaseModelOutput
 
-from florence_daemon.engine.bart import linear
 from florence_daemon.engine.decoder import LIKELIEST, Continuations
 from florence_daemon.engine.layout import Layout
 from florence_daemon.engine.model import Florence2, fused_names, native_to_ours
 from florence_daemon.engine.names import TIED_TO_SHARED
+from florence_daemon.engine.products import ONEDNN, linear
 from florence_daemon.engine.runners import Eager
 from florence_daemon.engine.search import NEVER, Search, SearchSettings, repeating_ids, token_chances
 from florence_daemon.engine.torch_decoder import TorchDecoder
@@ -211,12 +212,20 @@ def test_offers_are_what_all_logits_say() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 1), (1, 3), (2, 2), (5, 1), (1, 577)])
-def test_linear_is_torchs_for_any_number_of_rows(shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize("is_turned", [False, True])
+def test_linear_is_torchs_for_any_number_of_rows(shape: tuple[int, int], is_turned: bool) -> None:
     layer = torch.nn.Linear(48, 72)
-    tokens = torch.randn(*shape, 48)
-    for bias in (layer.bias, None):
-        expected = torch.nn.functional.linear(tokens, layer.weight, bias)
-        assert torch.allclose(linear(tokens, layer.weight, bias), expected, atol=1e-5)
+    with torch.inference_mode():
+        tokens = torch.randn(48, *shape).permute(1, 2, 0) if is_turned else torch.randn(*shape, 48)
+        for bias in (layer.bias, None):
+            expected = torch.nn.functional.linear(tokens, layer.weight, bias)
+            assert torch.allclose(linear(tokens, layer.weight, bias), expected, atol=1e-5)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere torch's own product is taken")
+def test_torch_has_the_quicker_product() -> None:
+    """A torch that has not would be slower, not wrong: nobody would notice."""
+    assert ONEDNN is not None
 
 
 def test_vision_is_that_of_transformers_at_any_size() -> None:
