@@ -10,9 +10,11 @@ bindfs bindfs
 curl curl
 debootstrap debootstrap
 faketime faketime
+jq jq
 mkfs.exfat exfatprogs
 mount.exfat-fuse exfat-fuse
 rsync rsync
+shellcheck shellcheck
 strace strace
 systemd-analyze systemd
 systemd-nspawn systemd-container

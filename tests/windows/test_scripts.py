@@ -16,7 +16,8 @@ from florence_daemon.folders.mounts import DRIVE_REMOTE, is_share
 from florence_daemon.nssm import Nssm, WindowsService, commands, configuration, mapped_folders, settings
 from tests.test_documentation import help_of
 
-SCRIPTS = sorted((Path(__file__).parents[2] / "windows").glob("*.ps1"))
+SCRIPTS = sorted((Path(__file__).parents[2] / "windows").glob("*-service.ps1"))
+CLIENTS = sorted((Path(__file__).parents[2] / "windows").glob("vision-*.ps1"))
 SERVICE = WindowsService(
     "florence-daemon",
     PureWindowsPath(r"C:\florence\.venv\Scripts\python.exe"),  # type: ignore[arg-type]
@@ -31,16 +32,17 @@ def parse(code: bytes) -> tree_sitter.Node:
 
 
 def test_there_is_a_script_for_each_task() -> None:
+    assert [script.name for script in CLIENTS] == ["vision-caption-folder-images.ps1", "vision-client.ps1"]
     assert [script.name for script in SCRIPTS] == ["install-service.ps1", "uninstall-service.ps1", "update-service.ps1"]
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+@pytest.mark.parametrize("script", SCRIPTS + CLIENTS, ids=lambda script: script.name)
 def test_script_is_powershell(script: Path) -> None:
     assert not parse(script.read_bytes()).has_error
-    assert parse(script.read_bytes().replace(b"exit $LASTEXITCODE", b"exit )")).has_error
+    assert parse(re.sub(rb"exit (\$LASTEXITCODE|0)", b"exit )", script.read_bytes())).has_error
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+@pytest.mark.parametrize("script", SCRIPTS + CLIENTS, ids=lambda script: script.name)
 def test_script_is_ascii_which_powershell_5_reads_rightly(script: Path) -> None:
     assert script.read_bytes().isascii()
 
