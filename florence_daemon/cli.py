@@ -7,7 +7,7 @@ import os
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,6 +30,9 @@ from florence_daemon.command_line import (
     with_given,
 )
 from florence_daemon.errors import ConfigError, FlorenceError, UsageError
+
+if TYPE_CHECKING:
+    from florence_daemon.config import Config
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -94,7 +97,7 @@ def run(
 
     settings = read_settings(config, model=model, host=host, port=port, watch=watch or ())
     _log_to_stderr(log_format.value, log_level.value)
-    raise typer.Exit(serve(settings))
+    raise typer.Exit(serve(settings, greet=_greet))
 
 
 @app.command()
@@ -286,10 +289,25 @@ def prompts(server: ServerOption = DEFAULT_SERVER) -> None:
 @app.command()
 def status(server: ServerOption = DEFAULT_SERVER, as_json: JsonOption = False) -> None:
     """Print what a daemon is doing: model, queue, folders, and every image that failed with its reason."""
-    from florence_daemon.reporting import status_lines
+    from florence_daemon.status_text import print_lines, status_lines
 
     now = _client(server).status()
-    print(json.dumps(now) if as_json else "\n".join(status_lines(now)))
+    if as_json:
+        print(json.dumps(now))
+    else:
+        print_lines(status_lines(now))
+
+
+@app.command()
+def ps(server: ServerOption = DEFAULT_SERVER, as_json: JsonOption = False) -> None:
+    """Print which model a daemon has loaded, where, how large it is, and when it goes."""
+    from florence_daemon.status_text import print_lines, ps_lines
+
+    now = _client(server).status()
+    if as_json:
+        print(json.dumps(now["model"]))
+    else:
+        print_lines(ps_lines(now))
 
 
 @app.command()
@@ -382,6 +400,14 @@ def _act(server: str, action: str, path: str | None, text: str, *, as_json: bool
         path = os.path.abspath(path)
     counts = _client(server).act(action, path)
     print(json.dumps(counts) if as_json else text.format(**counts))
+
+
+def _greet(settings: Config, address: str) -> None:
+    """Show the banner to a person at a terminal; in a log its lines would only repeat others."""
+    if sys.stderr.isatty():
+        from florence_daemon.banner import greet
+
+        greet(settings, address)
 
 
 def _client(server: str) -> Any:

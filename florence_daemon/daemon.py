@@ -201,10 +201,14 @@ class Daemon:
         log.info("stopped")
 
 
-def serve(config: Config) -> int:
-    """Run the daemon until a signal stops it; return the exit code. Raises: ConfigError."""
+def serve(config: Config, *, greet: Callable[[Config, str], None] = lambda config, address: None) -> int:
+    """Run the daemon until a signal stops it; return the exit code. greet: told of its address before it starts.
+
+    Raises: ConfigError.
+    """
     signals = StopSignal()
     daemon = Daemon(config, manager=ServiceManager(os.environ))
+    greet(config, daemon.server.address)
     daemon.start()
     return wait_and_stop(daemon, signals)
 

@@ -170,7 +170,13 @@ def test_commands_ask_a_running_daemon(start_daemon: Callable[..., RunningDaemon
     status = json.loads(run_command("status", "--json", "--server", url, home=tmp_path).stdout)
     assert {"model", "queue", "folders", "failures"} <= set(status)
     shown = run_command("status", "--server", url, home=tmp_path).stdout
-    assert shown.startswith("model    demo: loaded on cpu, ")
+    assert shown.startswith("model     demo  loaded on cpu, ")
+    assert "\x1b" not in shown
+    head, model = run_command("ps", "--server", url, home=tmp_path).stdout.splitlines()
+    assert head.split() == ["NAME", "STATE", "DEVICE", "SIZE", "UNTIL"]
+    assert model.split()[:3] == ["demo", "loaded", "cpu"]
+    assert model.endswith(" from now")
+    assert json.loads(run_command("ps", "--json", "--server", url, home=tmp_path).stdout)["device"] == "cpu"
 
 
 def test_pull_verifies_what_is_there(tmp_path: Path) -> None:

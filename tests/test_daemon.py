@@ -66,7 +66,7 @@ def test_dropped_pictures_get_their_captions_and_the_broken_one_its_reason(
     assert not list(folder.glob("broken.t*"))
     assert len(os.listdir(folder)) == 4 + 6
     shown = run_command("status", "--server", daemon.url, home=folder.parent)
-    assert f"failed   {folder / 'broken.jpg'}: is truncated" in shown.stdout
+    assert f"failures  {folder / 'broken.jpg'}: is truncated" in shown.stdout
 
 
 def test_pictures_already_there_are_captioned_and_sidecars_already_there_stay(

@@ -1,10 +1,8 @@
-"""What a person sees of a long run and of a status."""
+"""What a person sees of a long run."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from florence_daemon.reporting import LINE_S, LineProgress, Pace, status_lines
+from florence_daemon.reporting import LINE_S, LineProgress, Pace
 
 
 def test_pace_states_count_rate_estimate_and_failures() -> None:
@@ -30,37 +28,3 @@ def test_lines_come_every_ten_seconds_and_once_at_the_end() -> None:
         "2 of 4 images, 5.0 s per image, 0:00:10 left, 1 failed",
         "4 of 4 images, 5.0 s per image, 1 failed",
     ]
-
-
-def status(**model: Any) -> dict[str, Any]:
-    idle = {"state": "unloaded", "device": None, "resident_mb": None, "unloads_in_s": None, "error": None}
-    return {
-        "uptime_s": 61,
-        "model": {"name": "demo"} | idle | model,
-        "queue": {"http": 0, "folder": 3, "backfill": 0, "running": 1, "settling": 2, "captioned": 5, "failed": 1},
-        "folders": [{"path": "/p", "health": "ok", "reason": "", "watching": "told of changes"}],
-        "failures": [
-            {"path": "/p/a.jpg", "reason": "is truncated", "attempts": 3, "next_try_in_s": 4.2},
-            {"path": "/p/b.jpg", "reason": "is not a picture", "attempts": 1, "next_try_in_s": None},
-        ],
-    }
-
-
-def test_status_is_readable() -> None:
-    assert status_lines(status()) == [
-        "model    demo: unloaded",
-        "queue    3 folder waiting, 1 running, 2 settling",
-        "done     5 captioned, 1 failed, up 0:01:01",
-        "folder   /p: ok, told of changes",
-        "failed   /p/a.jpg: is truncated (3 tries, the next in 0:00:04)",
-        "failed   /p/b.jpg: is not a picture",
-    ]
-
-
-def test_status_of_the_model_says_where_it_runs_and_when_it_goes() -> None:
-    loaded = status(state="loaded", device="cuda:0", resident_mb=900, unloads_in_s=290.2)
-    assert status_lines(loaded)[0] == "model    demo: loaded on cuda:0, 900 MB, unloads in 0:04:50"
-    assert status_lines(status(state="loaded", device="cpu"))[0] == "model    demo: loaded on cpu"
-    assert status_lines(status(state="failed", error="no such model"))[0] == "model    demo: failed: no such model"
-    restarting = status(state="restarting", error="killed by signal 9")
-    assert status_lines(restarting)[0] == "model    demo: restarting: killed by signal 9"
