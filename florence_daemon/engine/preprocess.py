@@ -8,9 +8,11 @@ import os
 import re
 import stat
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BytesIO
-from typing import IO
+from typing import IO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +37,8 @@ EXTRA_FORMATS = {
     "JPEG XL": ("JXL", "pillow_jxl", "pillow-jxl-plugin"),
 }
 
+T = TypeVar("T")
+
 _MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
 _STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
 # (3, 256): each value that a pixel can have, normalised, for each channel. To look them up gives the same floats as to
@@ -52,6 +56,8 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = (5, 6, 7, 8)
+# Their plugins turn the pixels as they decode them, and give the upright size before that.
+_TURN_THEMSELVES = ("TIFF", "HEIF", "JXL")
 
 _BEGINNINGS = {
     b"\xff\xd8\xff": "JPEG",
@@ -98,16 +104,44 @@ def read_picture(source: str | bytes, side_px: int | None = None, fast: bool = F
     """
     if isinstance(source, bytes):
         return _read(BytesIO(source), len(source), "the picture", side_px, fast)
-    name = os.fsencode(source).decode("utf-8", "backslashreplace")
+    with _open_file(source) as (file, size_bytes, name):
+        content = _digest(file)
+        return replace(_read(file, size_bytes, name, side_px, fast), content=content)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a picture's file says before anything is decoded.
+
+    size_px: (width, height) of the upright picture. decoded_px: of what comes out of the decoder, which differs where
+    only EXIF tells that the picture lies on its side. orientation: EXIF's, 1 where the decoder turns it itself.
+    format: Pillow's name, `JPEG`.
+    """
+
+    size_px: tuple[int, int]
+    decoded_px: tuple[int, int]
+    orientation: int
+    format: str
+
+
+def read_header(path: str) -> Header:
+    """Open a picture as `read_picture` does, but decode nothing. Raises: PictureError, as there."""
+    with _open_file(path) as (file, size_bytes, name):
+        return _open(file, size_bytes, name, _header)
+
+
+@contextmanager
+def _open_file(path: str) -> Iterator[tuple[IO[bytes], int, str]]:
+    """The file, its size in bytes, and its name for messages. Raises: PictureError, also where the block fails."""
+    name = os.fsencode(path).decode("utf-8", "backslashreplace")
     try:
-        status = os.stat(source)
+        status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
             raise PictureError(f"{name} is not a file")
         if status.st_size > FILE_LIMIT_BYTES:
             raise PictureError(f"{name} is too large: {status.st_size} bytes, and the limit is {FILE_LIMIT_BYTES}")
-        with open(source, "rb") as file:
-            content = _digest(file)
-            return replace(_read(file, status.st_size, name, side_px, fast), content=content)
+        with open(path, "rb") as file:
+            yield file, status.st_size, name
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UnreadablePicture(f"{name} cannot be read: {reason}") from error
@@ -150,6 +184,15 @@ class _Source:
 
 
 def _read(file: IO[bytes], size_bytes: int, name: str, side_px: int | None, fast: bool) -> Picture:
+    def decode(image: Image.Image) -> Picture:
+        square = None if side_px is None else _decode_reduced(image, file, side_px, fast)
+        return square or _decode(image, side_px)
+
+    return _open(file, size_bytes, name, decode)
+
+
+def _open(file: IO[bytes], size_bytes: int, name: str, take: Callable[[Image.Image], T]) -> T:
+    """What `take` makes of the picture, which is opened and not yet decoded. Raises: PictureError."""
     if size_bytes == 0:
         raise TruncatedPicture(f"{name} is empty (0 bytes)")
     source = _Source(name, size_bytes, file.read(32))
@@ -159,14 +202,25 @@ def _read(file: IO[bytes], size_bytes: int, name: str, side_px: int | None, fast
     try:
         with Image.open(file, formats=formats) as image:
             _check_size(image.size, name)
-            square = None if side_px is None else _decode_reduced(image, file, side_px, fast)
-            return square or _decode(image, side_px)
+            return take(image)
     except PictureError:
         raise
     except UnidentifiedImageError as error:
         raise _unidentified(source) from error
     except Exception as error:  # Decoders of untrusted bytes raise whatever their parsing runs into.
         raise _damaged(source, error) from error
+
+
+def _header(image: Image.Image) -> Header:
+    turns_itself = image.format in _TURN_THEMSELVES
+    orientation = _orientation(image) if _has_exif_ahead(image) and not turns_itself else 1
+    upright_px = image.size[::-1] if orientation in _SIDEWAYS else image.size
+    return Header(upright_px, image.size, orientation, image.format or "")
+
+
+def _has_exif_ahead(image: Image.Image) -> bool:
+    """Whether EXIF can be had without decoding: Pillow looks for a PNG's behind the pixels, where hardly any has it."""
+    return image.format != "PNG" or "exif" in image.info or "Raw profile type exif" in image.info
 
 
 def _decode(image: Image.Image, side_px: int | None) -> Picture:

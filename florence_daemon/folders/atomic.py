@@ -11,7 +11,7 @@ import secrets
 import stat
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import BinaryIO
 
@@ -29,6 +29,10 @@ PATIENCE_S = (0.02, 0.05, 0.1, 0.2, 0.4)
 HELD_OPEN = (5, 32, 33)
 # To open a pipe waits for who writes to it, and a link may lead to a file that has no end.
 CAREFULLY = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
+
+
+class NameTaken(FileExistsError):
+    """A file of this name is there, and may not be replaced."""
 
 
 class Directory:
@@ -68,7 +72,7 @@ class Directory:
         Raises: OSError, also for a link, a pipe and the like, and a larger file.
         """
         try:
-            with _open_regular(self._at(name), self._handle) as file:
+            with open_regular(self._at(name), self._handle) as file:
                 content = file.read(at_most_bytes + 1)
         except FileNotFoundError:
             return None
@@ -77,26 +81,36 @@ class Directory:
         return content
 
     def write(self, name: str, content: bytes, may_replace: Callable[[], bool]) -> bool:
-        """Write a hidden file, sync it, move it into place; False when `name` exists and may not be replaced.
+        """Write a file; False when `name` exists and may not be replaced. Raises: OSError."""
+        try:
+            with self.writing(name, may_replace) as file:
+                file.write(content)
+        except NameTaken:
+            return False
+        return True
 
-        A crash at any moment leaves the old file or the new one, never part of one. Raises: OSError.
+    @contextlib.contextmanager
+    def writing(self, name: str, may_replace: Callable[[], bool]) -> Iterator[BinaryIO]:
+        """Give a hidden file to write into; when the block ends well it is synced and moved into place.
+
+        A crash at any moment leaves the old file or the new one, never part of one.
+        Raises: NameTaken when `name` exists and may not be replaced; OSError.
         """
         temporary = unfinished_name()
         try:
             with open(self._at(temporary), "xb", opener=self._open) as file:
-                file.write(content)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             if not self._move_new(temporary, name):
                 if not may_replace():
-                    return False
+                    raise NameTaken(errno.EEXIST, os.strerror(errno.EEXIST), name)
                 self._replace(temporary, name)
         finally:
             with contextlib.suppress(OSError):
                 patiently(partial(os.unlink, self._at(temporary), dir_fd=self._handle))
         if self._handle is not None:
             os.fsync(self._handle)
-        return True
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
@@ -142,7 +156,7 @@ def content_of(path: str, directory: int | None = None) -> bytes | None:
     """
     digest = hashlib.blake2b(digest_size=16)
     try:
-        with _open_regular(path, directory) as file:
+        with open_regular(path, directory) as file:
             while piece := file.read(1 << 20):
                 digest.update(piece)
     except (OSError, ValueError):
@@ -150,7 +164,7 @@ def content_of(path: str, directory: int | None = None) -> bytes | None:
     return digest.digest()
 
 
-def _open_regular(path: str, directory: int | None) -> BinaryIO:
+def open_regular(path: str, directory: int | None = None) -> BinaryIO:
     """Open a file to read it, but no link, pipe or the like. Raises: OSError."""
 
     def open_it(path: str, flags: int) -> int:

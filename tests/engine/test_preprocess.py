@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from florence_daemon.engine.preprocess import FILE_LIMIT_BYTES, PIXEL_LIMIT, read_picture, to_pixels
+from florence_daemon.engine.preprocess import FILE_LIMIT_BYTES, PIXEL_LIMIT, read_header, read_picture, to_pixels
 from florence_daemon.errors import PictureError, TruncatedPicture, UnreadablePicture
 from tests.reference import IMAGES, TINY_A, needs_reference
 
@@ -404,3 +404,30 @@ def test_a_file_is_told_by_its_content(tmp_path: Path) -> None:
 
     assert read_picture(str(path)).content == hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
     assert read_picture(path.read_bytes()).content is None
+
+
+@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_header_tells_the_upright_and_the_decoded_size(tmp_path: Path, format_name: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "picture"
+    path.write_bytes(encode(two_colours(), format_name, exif=exif.tobytes()))
+    header = read_header(str(path))
+    assert header.size_px == read_picture(str(path)).size_px
+    with Image.open(path) as image:
+        image.load()
+        assert header.decoded_px == image.size
+    assert (header.orientation != 1) == (header.size_px != header.decoded_px or header.orientation == 3)
+    assert header.format == format_name
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture at all", png_of_header(20_000, 20_000)])
+def test_header_is_refused_as_the_picture_would_be(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "picture"
+    path.write_bytes(content)
+    with pytest.raises(PictureError) as of_picture:
+        read_picture(str(path))
+    with pytest.raises(PictureError) as of_header:
+        read_header(str(path))
+    assert str(of_header.value) == str(of_picture.value)
