@@ -214,9 +214,18 @@ class ServerCaptioner:
 
     def _caption(self, image: Image, client: Client) -> Done:
         answers = client.ask(image.path, asks_of(image.outputs), priority="backfill")
-        done = Done(0, answers, (0, 0), Stages())
+        done = Done(0, answers, _size_px(image), Stages())
         self._writer.write(image, done)
         return done
+
+
+def _size_px(image: Image) -> tuple[int, int]:
+    """The upright picture's size, which a server does not tell, where a sidecar says it. Raises: PictureError."""
+    if not any(output.is_structured for output in image.outputs):
+        return (0, 0)
+    from florence_daemon.engine.preprocess import read_header
+
+    return read_header(image.path).size_px
 
 
 def makes_of(config: Config, servers: Sequence[str]) -> Makes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,25 +41,47 @@ def ask_engine(config: Config) -> Iterator[Callable[[str, Ask], Result]]:
         engine.close(at_once=True)
 
 
-def print_answers(images: Sequence[str], ask: Ask, answer: Callable[[str, Ask], Result], *, as_json: bool) -> int:
-    """Print one answer per picture, in order; return the exit code. Raises: what makes every picture fail."""
+def print_answers(
+    images: Sequence[str],
+    ask: Ask,
+    answer: Callable[[str, Ask], Result],
+    *,
+    as_json: bool,
+    drawings: Mapping[str, str] | None = None,
+) -> int:
+    """Print one answer per picture, in order; return the exit code.
+
+    drawings: the file that each picture is drawn into with what was found.
+    Raises: what makes every picture fail.
+    """
     failed = False
     for image in images:
         try:
             result = answer(image, ask)
+            drawing = _draw(image, result, drawings)
         except (CheckpointError, ServerError):
             raise
         except FlorenceError as error:
             failed = True
             _print_error(image, ask, str(error), as_json=as_json)
         else:
-            _print_result(image, ask, result, as_json=as_json, alone=len(images) == 1)
+            _print_result(image, ask, result, drawing, as_json=as_json, alone=len(images) == 1)
     return EXIT_SOME_FAILED if failed else 0
 
 
-def _print_result(image: str, ask: Ask, result: Result, *, as_json: bool, alone: bool) -> None:
+def _draw(image: str, result: Result, drawings: Mapping[str, str] | None) -> str | None:
+    if drawings is None or isinstance(result, str):
+        return None
+    from florence_daemon.drawing_files import draw_file
+
+    draw_file(image, result, drawings[image])
+    return drawings[image]
+
+
+def _print_result(image: str, ask: Ask, result: Result, drawing: str | None, *, as_json: bool, alone: bool) -> None:
     if as_json:
-        print(json.dumps({"image": image, "task": ask.prompt, "result": result}), flush=True)
+        said = {"image": image, "task": ask.prompt, "result": result}
+        print(json.dumps(said if drawing is None else said | {"drawing": drawing}), flush=True)
         return
     text = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
     print(text if alone else f"{printable(image)}: {text}", flush=True)

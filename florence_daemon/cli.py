@@ -15,11 +15,14 @@ from florence_daemon import __version__
 from florence_daemon.command_line import (
     DEFAULT_SERVER,
     ConfigOption,
+    DatasetFormat,
     JsonOption,
     LogFormat,
     LogLevel,
     ModelOption,
+    Names,
     Overwrite,
+    Placing,
     Precision,
     PromptsOption,
     ServerOption,
@@ -192,6 +195,14 @@ def caption(
     ] = None,
     num_beams: Annotated[int | None, typer.Option(metavar="N", min=1, max=16, help="Beams; 1 is fastest.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(metavar="N", min=1, max=4096, help="Longest answer.")] = None,
+    draw: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="Draw what was found into copies: a file for one picture, a folder for several.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Caption pictures and print the answers; no sidecar is written."""
@@ -202,11 +213,76 @@ def caption(
     refuse_both(model, server)
     task, inline = find_task(prompt, text)
     ask = Ask(task.token, inline, num_beams, max_new_tokens)
+    drawings = None
+    if draw is not None:
+        from florence_daemon.drawing_files import check_task, choose_names
+
+        check_task(task)
+        drawings = choose_names(images, draw)
     settings = read_settings(config, model=model)
     answering = ask_server(server, settings) if server else ask_engine(settings)
     with answering as answer:
-        code = print_answers(images, ask, answer, as_json=as_json)
+        code = print_answers(images, ask, answer, as_json=as_json, drawings=drawings)
     raise typer.Exit(code)
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="PATH", help="The folder, with all below.")],
+    form: Annotated[DatasetFormat, typer.Option("--format", help="What to write.", show_default=False)],
+    to: Annotated[
+        Path,
+        typer.Option(metavar="TARGET", help="A new folder (hf-imagefolder, webdataset) or file.", show_default=False),
+    ],
+    caption: Annotated[str, typer.Option(metavar="EXT", help="The ending of the captions.")] = "txt",
+    tags: Annotated[str, typer.Option(metavar="EXT", help="The ending of the tags, where there are any.")] = "tag",
+    pictures: Annotated[Placing, typer.Option(help="How hf-imagefolder gets the pictures.")] = Placing.copy,
+    names: Annotated[
+        Names | None,
+        typer.Option(help="kohya-json (else absolute) and csv (else relative): paths, or from PATH on."),
+    ] = None,
+    shard_samples: Annotated[
+        int, typer.Option(metavar="N", min=1, max=10_000, help="webdataset: most pictures in a shard.")
+    ] = 10_000,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there already.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the pictures of a folder and their captions as a data set that other programs load.
+
+    Pictures without a usable caption are left out and listed, and the exit
+    code is 1. Nothing in PATH is changed.
+    """
+    from florence_daemon.datasets.export import Wish
+    from florence_daemon.export_command import open_tree, run_export
+
+    relative = None if names is None else names is Names.relative
+    wish = Wish(form.value, to, pictures.value, relative, overwrite, shard_samples)
+    raise typer.Exit(run_export(open_tree(folder, caption, tags, to), wish, as_json=as_json))
+
+
+@app.command()
+def lint(
+    folder: Annotated[Path, typer.Argument(metavar="PATH", help="The folder, with all below.")],
+    ext: Annotated[
+        list[str] | None,
+        typer.Option(metavar="EXT", help="The ending of the captions; may be repeated. Without it: txt."),
+    ] = None,
+    max_tokens: Annotated[
+        int, typer.Option(metavar="N", help="What your trainer takes of a caption: 75, 225 or 512.")
+    ] = 75,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell what a trainer would stumble over: missing, empty, broken or too long captions, and more.
+
+    The exit code is 1 when there is something. Nothing is changed.
+    """
+    from florence_daemon.datasets.lint import Lint
+    from florence_daemon.export_command import open_tree, suffix_of
+    from florence_daemon.lint_command import check_limit, run_lint
+
+    suffixes = [suffix_of(each) for each in ext or ["txt"]]
+    check_limit(max_tokens)
+    raise typer.Exit(run_lint(Lint(open_tree(folder, "txt", "tag"), suffixes, max_tokens), as_json=as_json))
 
 
 @app.command()

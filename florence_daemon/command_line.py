@@ -72,6 +72,30 @@ class Precision(str, Enum):
     float32 = "float32"
 
 
+class DatasetFormat(str, Enum):
+    """What export can write."""
+
+    hf_imagefolder = "hf-imagefolder"
+    kohya_json = "kohya-json"
+    csv = "csv"
+    webdataset = "webdataset"
+
+
+class Placing(str, Enum):
+    """How pictures get into a data set that has a folder of its own."""
+
+    copy = "copy"
+    hardlink = "hardlink"
+    symlink = "symlink"
+
+
+class Names(str, Enum):
+    """How a data set of one file calls its pictures."""
+
+    absolute = "absolute"
+    relative = "relative"
+
+
 def read_settings(
     file: Path | None,
     *,

@@ -17,6 +17,8 @@ FlorenceError
 │   ├── SharedSidecar        it belongs to another picture of the same name
 │   └── FolderBlocked        nothing can be written in this folder now
 │       └── DiskFull             there is no space left
+├── DatasetError         a data set could not be written
+│   └── SampleRefused        it cannot hold this picture
 ├── ServiceError         the service could not be installed or started
 └── ServerError          a Florence Daemon elsewhere refused or did not answer
 """
@@ -88,6 +90,14 @@ class FolderBlocked(SidecarError):
 
 class DiskFull(FolderBlocked):
     """The disk has no space left, or the user's quota is used up."""
+
+
+class DatasetError(FlorenceError):
+    """A data set could not be written."""
+
+
+class SampleRefused(DatasetError):
+    """A data set's format cannot hold this picture; the others are written."""
 
 
 class ServiceError(FlorenceError):

@@ -14,7 +14,7 @@ import pytest
 
 from florence_daemon import __version__
 from tests.conftest import RunningDaemon, clean_environment, run_command, wait_for
-from tests.pictures import CAPTION, DETAILED, TAGS, jpeg, write_many
+from tests.pictures import CAPTION, DETAILED, SIZE_PX, TAGS, jpeg, rotated_jpeg, write_many
 
 
 def make_tree(root: Path) -> Path:
@@ -56,7 +56,12 @@ def test_backfill_takes_prompts_and_endings_and_prints_json(tmp_path: Path) -> N
     assert line["image"] == str(tmp_path / "a.jpg")
     assert line["results"]["<CAPTION>"] == CAPTION
     assert (tmp_path / "a.cap").read_text() == CAPTION + "\n"
-    assert json.loads((tmp_path / "a.json").read_text()) == line["results"]["<OD>"]
+    assert json.loads((tmp_path / "a.json").read_text()) == {
+        "image": "a.jpg",
+        "width": SIZE_PX[0],
+        "height": SIZE_PX[1],
+        "results": [{"prompt": "<OD>", "result": line["results"]["<OD>"]}],
+    }
 
 
 def test_backfill_through_a_server_writes_the_sidecars_here(
@@ -64,11 +69,15 @@ def test_backfill_through_a_server_writes_the_sidecars_here(
 ) -> None:
     root = make_tree(tmp_path / "tree")
     daemon = start_daemon()
+    (root / "sub" / "b.jpg").write_bytes(rotated_jpeg())
     result = run_command("backfill", str(root), "--server", daemon.url, home=tmp_path)
     assert result.returncode == 1
     assert "bad.png: " in result.stderr
     assert {path.read_text() for path in root.rglob("*.txt")} == {DETAILED + "\n"}
     assert {path.read_text() for path in root.rglob("*.tag")} == {TAGS + "\n"}
+    run_command("backfill", str(root), "--server", daemon.url, "--prompt", "OD", "--ext", "json", home=tmp_path)
+    sizes = {(said["width"], said["height"]) for said in map(json.loads, map(Path.read_text, root.rglob("*.json")))}
+    assert sizes == {SIZE_PX}
 
 
 def test_interrupted_backfill_leaves_everything_whole_and_is_taken_up(tmp_path: Path) -> None:

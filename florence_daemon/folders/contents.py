@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from florence_daemon.config import ADDS, OutputConfig
 from florence_daemon.engine.protocol import Ask
 from florence_daemon.errors import SidecarError
 from florence_daemon.folders.shaping import TAGS, key_of_tag, separator, shape, split_tags
+from florence_daemon.folders.structured import render_json
 
 # A caption that is added to is read whole; nobody writes one of a megabyte.
 MOST_BYTES = 2**20
@@ -40,7 +40,9 @@ def content_of(output: OutputConfig, said: Said, existing: bytes | None, rule: s
     added to what is there.
     """
     if output.is_structured:
-        return (_json_of(said) + "\n").encode("utf-8")
+        if not any(isinstance(result, dict) or result.strip() for result in said.results):
+            raise SidecarError(_nothing_left(said, output))
+        return f"{render_json(said.image_name, said.size_px, said.asks, said.results)}\n".encode()
     results = [result for result in said.results if isinstance(result, str)]
     before = _text_of(existing) if existing is not None and rule in ADDS else ""
     known_tags = _known_tags(output, before)
@@ -56,11 +58,6 @@ def content_of(output: OutputConfig, said: Said, existing: bytes | None, rule: s
     elif before:
         text += separator(output, text) + before
     return f"{text}\n".encode()
-
-
-def _json_of(said: Said) -> str:
-    results = {ask.prompt: result for ask, result in zip(said.asks, said.results, strict=True)}
-    return json.dumps(said.results[0] if len(results) == 1 else results, ensure_ascii=False)
 
 
 def _nothing_left(said: Said, output: OutputConfig) -> str:

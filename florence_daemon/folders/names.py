@@ -23,6 +23,11 @@ def is_image_name(name: str) -> bool:
     return os.path.splitext(stem)[1][1:].lower() not in UNFINISHED
 
 
+def is_utf8(name: str) -> bool:
+    """Tell whether a name can be written as UTF-8: on Linux it may hold any bytes."""
+    return not any("\ud800" <= char <= "\udfff" for char in name)
+
+
 def is_directory_name(name: str) -> bool:
     """Tell whether a directory of this name is looked into. Safari downloads into a directory, a.jpg.download."""
     if name.startswith(HIDDEN) or name.lower() in SYSTEM_DIRECTORIES:

@@ -85,4 +85,4 @@ def test_places_are_json() -> None:
     places = {"bboxes": [], "labels": ["é"]}
     content = hold(OutputConfig(prompt="OD", ext="json"), None, "never", places)
     assert content is not None
-    assert json.loads(content) == places
+    assert json.loads(content)["results"] == [{"prompt": "<OD>", "result": places}]
