@@ -170,6 +170,10 @@ def _pair(prompts: Sequence[str], exts: Sequence[str], template: str | None) -> 
         # The usual prompts, as far as the template has a place for them.
         kinds = zip(("{caption}", "{tags}"), DEFAULT_OUTPUTS, strict=True)
         usual = [name for kind, output in kinds if kind in template for name in output.prompt_names]
+        if not usual:
+            raise UsageError(
+                f"--template: {template!r} has no {{caption}} and no {{tags}}; name its prompts with --prompt"
+            )
         return [(usual, exts[0] if exts else DEFAULT_OUTPUTS[0].ext)]
     if not prompts and not exts:
         return [(list(output.prompt_names), output.ext) for output in DEFAULT_OUTPUTS]

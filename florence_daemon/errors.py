@@ -80,6 +80,10 @@ class SidecarError(FlorenceError):
     """A sidecar could not be written, or would belong to two images."""
 
 
+class UnfitSidecar(SidecarError):
+    """Nothing can be added to what a sidecar holds, until somebody mends it."""
+
+
 class SharedSidecar(SidecarError):
     """A sidecar would belong to two images: `a.jpg` and `a.png` would both write `a.txt`."""
 

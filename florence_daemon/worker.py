@@ -22,6 +22,7 @@ from florence_daemon.errors import (
     PromptError,
     Stopping,
     TruncatedPicture,
+    UnfitSidecar,
     UnreadablePicture,
 )
 from florence_daemon.folders.ledger import Ledger
@@ -313,7 +314,7 @@ def may_heal(error: FlorenceError) -> bool:
     """Tell whether to try the same file again may help."""
     if isinstance(error, TruncatedPicture | UnreadablePicture):
         return True
-    return not isinstance(error, PictureError | PromptError | EngineCrashed)
+    return not isinstance(error, PictureError | PromptError | EngineCrashed | UnfitSidecar)
 
 
 def reason_of(error: FlorenceError, path: str) -> str:

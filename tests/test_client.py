@@ -75,6 +75,17 @@ def test_this_machine_is_asked_without_the_proxy_of_the_environment(
         assert client.model() == "some/model"
 
 
+def test_questions_that_are_asked_in_other_ways_go_apart_and_come_back_in_order(
+    engine: FakeEngine, tmp_path: Path
+) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"picture")
+    asks = [Ask("<CAPTION>", None, 1), Ask("<OCR>"), Ask("<OD>", "cat"), Ask("<DETAILED_CAPTION>")]
+    with serving(engine) as api, closing(open_client(f"http://127.0.0.1:{api.port}")) as client:
+        answers = client.ask(str(tmp_path / "a.jpg"), asks)
+    assert [answer.prompt for answer in answers] == [ask.prompt for ask in asks]
+    assert [each for _, each, _ in engine.asked] == [(asks[0],), (asks[1], asks[3]), (asks[2],)]
+
+
 class Busy(BaseHTTPRequestHandler):
     """Says that it is busy, in each of the ways given, and then answers."""
 

@@ -118,6 +118,8 @@ def test_backfill_without_its_model_says_so_and_ends(tmp_path: Path) -> None:
         (["backfill", "nowhere"], 1, "nowhere: there is no such file or folder"),
         (["backfill", ".", "--prompt", "CAPTION"], 2, "each --prompt NAME needs one --ext EXT"),
         (["backfill", ".", "--prompt", "NOPE", "--ext", "txt"], 2, "Invalid prompt"),
+        (["backfill", ".", "--set", "max_tag=3"], 2, "--set max_tag: unknown setting; did you mean max_tags?"),
+        (["backfill", ".", "--template", "{prefix}"], 2, "has no {caption} and no {tags}"),
         (["backfill", ".", "--model", "demo", "--server", "http://x"], 2, "--model and --server do not go together"),
         (["backfill", ".", "--server", "http://127.0.0.1:9"], 1, "no Florence Daemon answers there"),
         (["caption", "a.jpg", "--prompt", "NOPE", "--model", "demo"], 1, "Invalid prompt"),

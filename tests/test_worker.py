@@ -241,7 +241,7 @@ def test_text_is_not_added_to_a_file_that_changes_meanwhile_but_soon_after(
     assert setup.reasons() == {}
 
 
-def test_link_is_not_added_to(setup: Setup) -> None:
+def test_link_is_not_added_to_and_the_model_is_not_asked_again_for_it(setup: Setup, engine: FakeEngine) -> None:
     sidecar = use_append(setup)
     target = setup.image.with_suffix(".other")
     sidecar.rename(target)
@@ -250,6 +250,9 @@ def test_link_is_not_added_to(setup: Setup) -> None:
     assert target.read_text() == "mine\n"
     assert sidecar.is_symlink()
     assert "cannot be read, so nothing was added" in setup.reasons()["a.jpg"]
+    setup.now_s += 10 * LONGEST_RETRY_S
+    caption_all(setup)
+    assert len(engine.asked) == 1
 
 
 def test_sidecar_that_appears_during_the_work_stays(setup: Setup, engine: FakeEngine) -> None:

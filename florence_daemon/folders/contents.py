@@ -9,7 +9,7 @@ from typing import Any
 
 from florence_daemon.config import ADDS, OutputConfig
 from florence_daemon.engine.protocol import Ask
-from florence_daemon.errors import SidecarError
+from florence_daemon.errors import SidecarError, UnfitSidecar
 from florence_daemon.folders.shaping import TAGS, key_of_tag, separator, shape, split_tags
 from florence_daemon.folders.structured import render_json
 
@@ -36,8 +36,8 @@ def reads_existing(output: OutputConfig, rule: str) -> bool:
 def content_of(output: OutputConfig, said: Said, existing: bytes | None, rule: str) -> bytes | None:
     """What the sidecar is to hold; None when it holds that already. existing: its bytes, None when it is not there.
 
-    Raises: SidecarError when there is nothing to write (an empty caption file stops a trainer), or nothing can be
-    added to what is there.
+    Raises: SidecarError when there is nothing to write (an empty caption file stops a trainer); UnfitSidecar when
+    nothing can be added to what is there.
     """
     if output.is_structured:
         if not any(isinstance(result, dict) or result.strip() for result in said.results):
@@ -68,11 +68,11 @@ def _nothing_left(said: Said, output: OutputConfig) -> str:
 
 
 def _text_of(existing: bytes) -> str:
-    """The text that is there, without blanks around it. Raises: SidecarError."""
+    """The text that is there, without blanks around it. Raises: UnfitSidecar."""
     try:
         return existing.decode("utf-8").removeprefix(BOM).strip()
     except UnicodeDecodeError as error:
-        raise SidecarError(
+        raise UnfitSidecar(
             f"its sidecar is not UTF-8 ({error}), so nothing was added to it; save it as UTF-8"
         ) from None
 

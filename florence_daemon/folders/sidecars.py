@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from florence_daemon.config import IMAGE_SUFFIXES, OutputConfig
-from florence_daemon.errors import DiskFull, FolderBlocked, SidecarError
+from florence_daemon.errors import DiskFull, FolderBlocked, SidecarError, UnfitSidecar
 from florence_daemon.folders.atomic import Directory
 
 # No space, or the user's share of it is used up (Windows has no such error).
@@ -111,14 +111,14 @@ def write_all(
 
 
 def read_existing(directory: Directory, name: str, at_most_bytes: int) -> bytes | None:
-    """What a sidecar holds; None when it is not there. Raises: SidecarError."""
+    """What a sidecar holds; None when it is not there. Raises: UnfitSidecar, or SidecarError of a disk that fails."""
     try:
         return directory.read(name, at_most_bytes)
     except OSError as error:
         reason = (
             f"{os.path.join(directory.path, name)}: cannot be read, so nothing was added: {error.strerror or error}"
         )
-        raise SidecarError(reason) from error
+        raise (SidecarError if error.errno == errno.EIO else UnfitSidecar)(reason) from error
 
 
 def _error_of(path: str, error: OSError) -> SidecarError:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from florence_daemon.config import OutputConfig
-from florence_daemon.errors import SidecarError
+from florence_daemon.errors import SidecarError, UnfitSidecar
 from florence_daemon.folders.asking import asks_of_one
 from florence_daemon.folders.contents import Said, content_of
 
@@ -65,7 +65,7 @@ def test_only_the_tags_that_are_not_there_are_added() -> None:
 
 
 def test_what_is_not_utf_8_is_not_added_to() -> None:
-    with pytest.raises(SidecarError, match="not UTF-8"):
+    with pytest.raises(UnfitSidecar, match="not UTF-8"):
         hold(CAPTION, b"caf\xe9", "append", "a cat")
 
 
