@@ -29,7 +29,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def commands() -> list[list[str]]:
-    lines = [line for page in PAGES for code in blocks(page, "sh") for line in code.splitlines()]
+    lines = [line for page in PAGES for code in blocks(page, "sh") for line in code.replace("\\\n", " ").splitlines()]
     found = [shlex.split(line, comments=True) for line in lines if line.startswith("florence-daemon ")]
     return [words[1:] for words in found]
 
