@@ -27,6 +27,7 @@ from florence_daemon.command_line import (
     PromptsOption,
     ServerOption,
     ServiceAction,
+    Setting,
     read_outputs,
     read_settings,
     refuse_both,
@@ -348,6 +349,44 @@ def quantize(
         with_given(settings.model, image_size=size)  # says what is wrong with it
     wish = Wish(calibrate, pictures, tuple(prompt or ()), precision.value, image_size, compare_size)
     raise typer.Exit(run_quantize(wish, settings, as_json=as_json))
+
+
+@app.command()
+def bench(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[PICTURES]...", help="Pictures, or folders of them; else the configured folders'."),
+    ] = None,
+    model: ModelOption = None,
+    config: ConfigOption = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="What to ask; may be repeated. Without it: MORE_DETAILED_CAPTION and GENERATE_TAGS.",
+            show_default=False,
+        ),
+    ] = None,
+    only: Annotated[
+        list[Setting] | None, typer.Option("--try", help="Change this setting alone; may be repeated.")
+    ] = None,
+    pictures: Annotated[int | None, typer.Option(metavar="N", min=1, help="How many to take; 12.")] = None,
+    rounds: Annotated[int | None, typer.Option(metavar="N", min=1, help="How often each is measured; 3.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="4 pictures, 1 round, and fewer settings.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Time this machine and model on your own pictures, and say which settings to choose.
+
+    Each setting is tried on its own beside the settings as they are, in engine
+    processes of its own: pictures an hour, seconds for one picture, and how
+    many of the answers stay the same. Nothing is written beside the pictures.
+    """
+    from florence_daemon.bench_command import Wish, run_bench
+
+    settings = read_settings(config, model=model)
+    kinds = tuple(each.value for each in only or ())
+    wish = Wish(tuple(paths or ()), pictures, rounds, tuple(prompt or ()), kinds, quick)
+    raise typer.Exit(run_bench(wish, settings, as_json=as_json))
 
 
 @app.command()

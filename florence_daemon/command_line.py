@@ -65,6 +65,16 @@ class LogLevel(str, Enum):
     error = "error"
 
 
+class Setting(str, Enum):
+    """What bench can change."""
+
+    engine = "engine"
+    precision = "precision"
+    num_beams = "num_beams"
+    max_batch = "max_batch"
+    image_size = "image_size"
+
+
 class Precision(str, Enum):
     """What quantize can try."""
 
