@@ -255,11 +255,19 @@ def _template(output: OutputConfig, attribute: attrs.Attribute[Any], value: str 
 
 
 def _in_one_line(output: OutputConfig, attribute: attrs.Attribute[Any], value: str | None) -> None:
+    _writable(attribute.name, value or "")
     if value and output.lines == "one" and value.splitlines() != [value]:
         raise BadSetting(attribute.name, f"{value!r} has a line break, and lines is one; set lines to several")
 
 
+def _writable(setting: str, value: str) -> None:
+    """Refuse bytes that are no text: an argument of the command line can hold any, and `\\ud800` in YAML is one too."""
+    if re.search(r"[\ud800-\udfff]", value):
+        raise BadSetting(setting, f"{value!r} cannot be written as UTF-8; give text")
+
+
 def _none_empty(_: Any, attribute: attrs.Attribute[Any], value: tuple[Any, ...]) -> None:
+    _writable(attribute.name, "".join(each if isinstance(each, str) else "".join(each) for each in value))
     if any(not (each if isinstance(each, str) else each[0]).strip() for each in value):
         raise BadSetting(attribute.name, "an entry is empty, and would stand for everything; leave it out")
 

@@ -126,6 +126,8 @@ def test_wrong_value_says_what_to_give(tmp_path: Path, text: str, expected: str)
         ("prompt: CAPTION, ext: txt, case: upper", "give one of keep, lower, sentence"),
         ("prompt: CAPTION, ext: txt, replace_tags: [a]", "is not a mapping; write old: new"),
         ("prompt: CAPTION, ext: txt, strip: ['']", "strip: an entry is empty"),
+        ('prompt: CAPTION, ext: txt, prefix: "\\udce4"', r"prefix: '\udce4' cannot be written as UTF-8"),
+        ('prompt: CAPTION, ext: txt, replace_tags: {a: "\\udce4"}', r"replace_tags: 'a\udce4' cannot be written"),
         ('prompt: CAPTION, ext: txt, join: "\\n"', "has a line break, and lines is one"),
         ("prompt: CAPTION, ext: txt, template: '{tags}'", "{tags} is not known here; this output has {caption}"),
         ("prompt: CAPTION, ext: txt, template: '{caption.real}'", "{caption.real} is not known here"),
