@@ -16,8 +16,8 @@ Point = tuple[float, float]
 Box = tuple[float, float, float, float]
 Font = ImageFont.FreeTypeFont
 
-_LETTER_PX = 24.0  # on a picture of scale 1
-_SMALLEST_LETTER_PX = 11
+# Letters grow slower than pictures: of a large one less is seen at a time, and a small one still has to be read.
+_LETTER_PX, _LETTER_PX_PER_SCALE = 9.0, 15.0
 _MOST_LINES = 3
 _WIDEST = 0.45  # of the picture's width: longer labels are wrapped
 # Pillow's own font knows ASCII alone. Other letters are looked for among the system's fonts, these first (Linux, then
@@ -51,7 +51,7 @@ class Label:
 def layer_labels(image: Image.Image, labels: Sequence[Label], scale: float, line_px: int) -> None:
     """Write the labels into an RGB picture. scale: 1 for a picture of 1000 × 1000 pixels."""
     draw = ImageDraw.Draw(image)
-    letter_px = max(_SMALLEST_LETTER_PX, round(_LETTER_PX * scale))
+    letter_px = round(_LETTER_PX + _LETTER_PX_PER_SCALE * scale)
     margin_px = max(2, letter_px // 5)
     placed: list[Box] = []
     for label in labels:
@@ -113,9 +113,10 @@ def _overlap(one: Box, other: Box) -> float:
 
 
 def _ink(colour: RGB) -> RGB:
-    """Black or white, whichever is read better on the colour."""
-    red, green, blue = colour
-    return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else (255, 255, 255)
+    """Black or white, whichever has the greater contrast to the colour (WCAG 2.2)."""
+    red, green, blue = ((part / 255) ** 2.2 for part in colour)
+    luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    return (0, 0, 0) if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else (255, 255, 255)
 
 
 def _wrap(text: str, font: Font, width_px: float) -> str:
@@ -167,7 +168,7 @@ def _without_accent(font: Font, char: str) -> str:
 
 def has_font_for(text: str) -> bool:
     """Tell whether there is a font with all of a label's letters."""
-    return _UNKNOWN not in _written(text.replace(_UNKNOWN, ""), _SMALLEST_LETTER_PX)[1]
+    return _UNKNOWN not in _written(text.replace(_UNKNOWN, ""), round(_LETTER_PX))[1]
 
 
 @cache
