@@ -232,7 +232,7 @@ class Batching:
         if work.is_over:
             return
         try:
-            question.take(self._checkpoint.tokenizer.decode(ids))
+            question.take(ids, self._checkpoint.tokenizer.decode(ids))
         except Exception as error:  # The model's words are untrusted too.
             self._give_up(work, error)
             return

@@ -49,7 +49,7 @@ def main() -> None:
         if loop is not None:
             threading.Thread(target=_feed, args=(loop, inbox, replies), daemon=True).start()
             while loop.run_once(None):
-                replies.show_life()
+                replies.show_life(loop.device)
     except BrokenPipeError:
         log.warning("the daemon is gone")
 
@@ -67,11 +67,20 @@ class Replies:
         with self._lock:
             write_message(self._stream, reply)
 
-    def show_life(self) -> None:
+    def show_life(self, device: str) -> None:
         """Say that the model works, now and then; between its steps. Raises: BrokenPipeError."""
         if time.monotonic() >= self._shown_s + ALIVE_S:
             self._shown_s = time.monotonic()
-            self.send(Alive())
+            self.send(Alive(gpu_bytes(device)))
+
+
+def gpu_bytes(device: str) -> int | None:
+    """GPU memory that torch holds for this process, its reserve included, without the driver's own context."""
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    return int(torch.cuda.memory_reserved(device))
 
 
 def _tie_to_daemon() -> None:
@@ -127,5 +136,5 @@ def _load(settings: EngineSettings, replies: Replies) -> Loop | None:
         log.exception("loading %s failed", settings.model)
         replies.send(LoadFailed(f"{settings.model} could not be loaded: {error!r}"))
         return None
-    replies.send(Loaded(loop.device, time.monotonic() - started_s, loop.in_flight))
+    replies.send(Loaded(loop.device, time.monotonic() - started_s, loop.in_flight, gpu_bytes(loop.device)))
     return loop

@@ -64,13 +64,15 @@ class Pending:
 class Child:
     """One engine process and what it was given.
 
-    sign_s: when it was started, or when its model last gave a sign of life. excess: why the daemon ended it.
+    sign_s: when it was started, or when its model last gave a sign of life. gpu_bytes: the GPU memory that it says it
+    holds. excess: why the daemon ended it.
     """
 
     process: subprocess.Popen[bytes]
     sign_s: float = 0.0
     pending: dict[int, Pending] = field(default_factory=dict)
     loaded: Loaded | None = None
+    gpu_bytes: int | None = None
     load_error: str | None = None
     is_stopping: bool = False
     excess: Excess | None = None
@@ -103,9 +105,11 @@ class Child:
             return pending.has_begun
         return pending.request.id in self.excess.blamed
 
-    def stop(self) -> None:
-        """Close the pipe, which tells the process to end; kill it when it does not."""
+    def stop(self, *, at_once: bool = False) -> None:
+        """Close the pipe, which tells the process to end; kill it when it does not, or `at_once`."""
         self.is_stopping = True
+        if at_once:
+            self.process.kill()
         with contextlib.suppress(OSError):
             if self.process.stdin is not None:
                 self.process.stdin.close()

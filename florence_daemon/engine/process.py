@@ -8,9 +8,10 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from florence_daemon.engine.handle import Child, Pending, start_child
+from florence_daemon.engine.idle import IdleTime
 from florence_daemon.engine.limits import Limits, oversee
 from florence_daemon.engine.loads import Loads
 from florence_daemon.engine.pipe import read_message
@@ -41,13 +42,18 @@ TOLD_S = 5.0
 FIRST_IN_FLIGHT = 4
 
 
+MODEL_STATES = ("unloaded", "loading", "loaded", "restarting", "failed")
+
+
 @dataclass(frozen=True)
 class EngineState:
     """How the engine is doing.
 
-    name: unloaded, loading, loaded, restarting (it died, the next one waits a little) or failed.
+    name: one of MODEL_STATES; restarting: it died, and the next one waits a little.
     unloads_in_s: None while it works, or stays for ever.
     refuses_for_s: after a load that failed, how long until the next request tries again; None when one would.
+    keep_alive_s: seconds without work after which it unloads: the setting, or what somebody asked for since it was
+    loaded; negative for never.
     """
 
     name: str
@@ -57,6 +63,8 @@ class EngineState:
     unloads_in_s: float | None = None
     error: str | None = None
     refuses_for_s: float | None = None
+    gpu_bytes: int | None = None
+    keep_alive_s: float = -1.0
 
 
 class Engine:
@@ -73,9 +81,12 @@ class Engine:
         idle_unload_s: float,
         clock: Callable[[], float] = time.monotonic,
         limits: Limits | None = None,
+        on_load: Callable[[float], None] = lambda seconds: None,
     ) -> None:
+        """on_load: told how long each load took."""
         self._settings = settings
-        self._idle_unload_s = idle_unload_s
+        self._idle = IdleTime(idle_unload_s, clock)
+        self._on_load = on_load
         self._limits = limits or Limits()
         self._clock = clock
         self._lock = threading.RLock()
@@ -83,7 +94,6 @@ class Engine:
         self._held: list[Pending] = []  # given to no process yet: because of suspects, so there is one that works
         self._in_flight = FIRST_IN_FLIGHT
         self._numbers = itertools.count(1)
-        self._idle_since_s = clock()
         self._loads = Loads(settings.model, clock)
         self.is_stuck = False  # a process cannot be ended, and may keep the GPU: only a new daemon helps
         self._crashes = 0  # in a row
@@ -126,30 +136,69 @@ class Engine:
     def state(self) -> EngineState:
         """How the engine is doing right now."""
         with self._lock:
-            child = self._child
-            if child is None:
-                if self._died_of is not None:
-                    return EngineState("restarting", error=self._died_of)
-                name = "unloaded" if self._loads.error is None else "failed"
-                return EngineState(name, error=self._loads.error, refuses_for_s=self._loads.refuses_for_s())
-            if child.loaded is None:
-                return EngineState("loading", child.process.pid)
-            unloads_in_s = None
-            if not child.pending and self._idle_unload_s >= 0:
-                unloads_in_s = max(0.0, self._idle_since_s + self._idle_unload_s - self._clock())
-            return EngineState("loaded", child.process.pid, child.loaded.device, child.loaded.load_s, unloads_in_s)
+            return replace(self._state(), keep_alive_s=self._idle.allowed_s)
+
+    def _state(self) -> EngineState:
+        child = self._child
+        if child is None:
+            if self._died_of is not None:
+                return EngineState("restarting", error=self._died_of)
+            name = "unloaded" if self._loads.error is None else "failed"
+            return EngineState(name, error=self._loads.error, refuses_for_s=self._loads.refuses_for_s())
+        if child.loaded is None:
+            return EngineState("loading", child.process.pid)
+        loaded, unloads_in_s = child.loaded, None if child.pending else self._idle.left_s()
+        return EngineState(
+            "loaded", child.process.pid, loaded.device, loaded.load_s, unloads_in_s, gpu_bytes=child.gpu_bytes
+        )
+
+    def load(self) -> None:
+        """Load the model although nobody asks anything yet, also when it could not be loaded a moment ago.
+
+        Raises: Stopping after `close`.
+        """
+        with self._lock:
+            if self._closed:
+                raise Stopping("the engine is stopping and loads nothing")
+            if self._died_of is None:
+                self._has_child()
+
+    def keep_alive(self, seconds: float) -> None:
+        """Unload after so long without work, negative for never, instead of what the setting says.
+
+        This holds until the model is unloaded, or somebody says otherwise.
+        """
+        with self._lock:
+            self._idle.allowed_s = seconds
+
+    def unload(self) -> None:
+        """End the process now if nothing is asked of it, even while it loads; else once that is answered."""
+        with self._lock:
+            if self._child is None:
+                return
+            self._idle.allowed_s = 0.0
+            child = None if self._child.pending else self._let_go()
+        if child is not None:
+            log.info("the model is unloaded, as somebody wants it")
+            child.stop(at_once=child.loaded is None)
 
     def tick(self, *, more_waits: bool) -> None:
         """End the process once it has been idle for long enough; `more_waits` says that the queue holds work for it."""
         with self._lock:
-            child = self._child
-            if child is None or child.pending or more_waits or self._idle_unload_s < 0:
+            child, allowed_s = self._child, self._idle.allowed_s
+            if child is None or child.loaded is None or child.pending or more_waits or self._idle.left_s() != 0:
                 return
-            if self._clock() < self._idle_since_s + self._idle_unload_s:
-                return
-            self._child = None
-        log.info("the model was idle for %g s and is unloaded", self._idle_unload_s)
+            self._let_go()
+        log.info("the model was idle for %g s and is unloaded", allowed_s)
         child.stop()
+
+    def _let_go(self) -> Child | None:
+        """Forget the process, which the caller ends without the lock."""
+        child, self._child = self._child, None
+        self._idle.begin_anew()
+        if child is not None:
+            child.is_stopping = True
+        return child
 
     def close(self, *, at_once: bool = False) -> None:
         """Take nothing more and end the process; what runs is given up when `at_once`, else must have ended before.
@@ -161,9 +210,7 @@ class Engine:
             child, self._child = self._child, None
         self._is_closed.set()
         if child is not None:
-            if at_once:
-                child.process.kill()
-            child.stop()
+            child.stop(at_once=at_once)
         self._starter.shutdown(wait=False)
         deadline_s = time.monotonic() + TOLD_S
         with self._lock:
@@ -178,14 +225,20 @@ class Engine:
         """Give these to the process, starting one when there is none; the caller writes them without the lock."""
         if not chosen or self._died_of is not None or self._closed:
             return []
+        child = self._has_child()
+        if child is None:
+            return []
+        self._held = [pending for pending in self._held if pending not in chosen]
+        child.pending |= {pending.request.id: pending for pending in chosen}
+        return [(child, pending.request) for pending in chosen]
+
+    def _has_child(self) -> Child | None:
+        """The process, started when there is none; None when it cannot be started, which is tried again later."""
         try:
             self._child = self._child or self._start()
         except OSError as error:
             self._rest(f"it could not be started: {error}")
-            return []
-        self._held = [pending for pending in self._held if pending not in chosen]
-        self._child.pending |= {pending.request.id: pending for pending in chosen}
-        return [(self._child, pending.request) for pending in chosen]
+        return self._child
 
     def _start(self) -> Child:
         child = self._starter.submit(start_child, self._settings).result()
@@ -225,12 +278,16 @@ class Engine:
         with self._lock:
             if isinstance(reply, Loaded | Alive | Done | Failed):
                 child.sign_s = self._clock()
+            if isinstance(reply, Loaded | Alive):
+                child.gpu_bytes = reply.gpu_bytes
             if isinstance(reply, Alive):
                 return
             if isinstance(reply, Loaded):
                 child.loaded = reply
                 self._loads.succeeded()
                 self._in_flight = reply.in_flight
+                self._idle.begin()
+                self._on_load(reply.load_s)
                 log.info("model loaded on %s in %.1f s", reply.device, reply.load_s)
                 return
             if isinstance(reply, LoadFailed):
@@ -240,7 +297,7 @@ class Engine:
                 child.pending[reply.id].read_s = self._clock()
                 return
             pending = child.pending.pop(reply.id)
-            self._idle_since_s = self._clock()
+            self._idle.begin()
             self._crashes = 0
             sent = self._assign(self._allowed())
         _write_all(sent)
@@ -262,7 +319,7 @@ class Engine:
                 self._child = None
             left = list(child.pending.values())
             child.pending.clear()
-            self._idle_since_s = self._clock()
+            self._idle.begin()
             # Why nothing that it left can be answered; None when the next process may.
             error = _stopped() if self._closed else self._loads.judge(child, died_of)
             for pending in left:

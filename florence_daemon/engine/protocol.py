@@ -67,10 +67,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer. result: a string, or the JSON form of boxes, quadrilaterals or polygons (upright pixels)."""
+    """One answer. result: a string, or the JSON form of boxes, quadrilaterals or polygons (upright pixels).
+
+    tokens: how many the model wrote, its end among them; 0 where that is not known. is_cut: they are as many as it
+    might write, so that it hardly came to its own end. prompt_tokens: how many it read, the picture's and the prompt's.
+    """
 
     prompt: str
     result: str | dict[str, Any]
+    tokens: int = 0
+    is_cut: bool = False
+    prompt_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,11 +94,15 @@ class Stages:
 
 @dataclass(frozen=True)
 class Loaded:
-    """The engine has its model: where it runs, how long loading took, and how many requests at once keep it busy."""
+    """The engine has its model: where it runs, how long loading took, and how many requests at once keep it busy.
+
+    gpu_bytes: what it took of the GPU's memory; None where there is none, or it does not say.
+    """
 
     device: str
     load_s: float
     in_flight: int
+    gpu_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +128,9 @@ class HasRead:
 
 @dataclass(frozen=True)
 class Alive:
-    """The model works: sent between its steps, about once a second."""
+    """The model works: sent between its steps, about once a second. gpu_bytes: as in Loaded."""
+
+    gpu_bytes: int | None = None
 
 
 @dataclass(frozen=True)

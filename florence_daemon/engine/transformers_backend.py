@@ -54,8 +54,10 @@ class TransformersBackend:
         answers = []
         for ask, (task, ids) in zip(asks, prompts, strict=True):
             generated = self.generate(features, ids, ask.num_beams, ask.max_new_tokens)
-            text = self.tokenizer.decode(generated)
-            answers.append(Answer(task.token, parse_answer(task, text, picture.size_px)))
+            result = parse_answer(task, self.tokenizer.decode(generated), picture.size_px)
+            tokens = len(generated) - 1
+            is_cut = tokens >= self._limit(ask.max_new_tokens)
+            answers.append(Answer(task.token, result, tokens, is_cut, features.shape[1] + len(ids)))
         return answers, Stages(vision_s=seen - started, text_s=perf_counter() - seen)
 
     def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -93,18 +95,22 @@ class TransformersBackend:
         ids: list[int] = generated[0].tolist()
         return ids
 
-    def _generation_config(self, num_beams: int | None, max_new_tokens: int | None) -> GenerationConfig:
-        """Join what is asked, the settings and the checkpoint's defaults.
+    def _limit(self, max_new_tokens: int | None) -> int:
+        """How many tokens an answer may have.
 
         The decoder reads its start token and all new tokens but the last, so the position table holds as many new
         tokens as it has positions: a longer answer is ended there, by the forced end token.
         """
+        return min(max_new_tokens or self._settings.max_new_tokens, self._layout.max_positions)
+
+    def _generation_config(self, num_beams: int | None, max_new_tokens: int | None) -> GenerationConfig:
+        """Join what is asked, the settings and the checkpoint's defaults."""
         search = self._search
         beams = num_beams or self._settings.num_beams
         options: dict[str, Any] = {
             "num_beams": beams,
             "do_sample": False,
-            "max_new_tokens": min(max_new_tokens or self._settings.max_new_tokens, self._layout.max_positions),
+            "max_new_tokens": self._limit(max_new_tokens),
             "no_repeat_ngram_size": search.no_repeat_ngram_size,
             "decoder_start_token_id": search.decoder_start_token_id,
             "forced_bos_token_id": search.forced_bos_token_id,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,17 +67,21 @@ class Work:
 
 @dataclass(eq=False)
 class Question:
-    """One thing asked about a picture, written out for the model."""
+    """One thing asked about a picture, written out for the model. prompt_tokens: with those of the picture."""
 
     work: Work
     task: Task
     prompt: list[int]
     settings: SearchSettings
+    prompt_tokens: int
     answer: Answer | None = None
 
-    def take(self, text: str) -> None:
-        """Take the model's words as the answer."""
-        self.answer = Answer(self.task.token, parse_answer(self.task, text, self.work.size_px))
+    def take(self, ids: Sequence[int], text: str) -> None:
+        """Take what the model wrote as the answer: the ids behind the start token, and their words."""
+        result = parse_answer(self.task, text, self.work.size_px)
+        tokens = len(ids) - 1
+        is_cut = tokens >= self.settings.max_new_tokens
+        self.answer = Answer(self.task.token, result, tokens, is_cut, self.prompt_tokens)
 
 
 def new_question(work: Work, ask: Ask, checkpoint: Checkpoint, settings: EngineSettings) -> Question:
@@ -87,7 +91,8 @@ def new_question(work: Work, ask: Ask, checkpoint: Checkpoint, settings: EngineS
         PromptError: it is no task, lacks its text, its text is too long, or it is asked with settings out of range.
     """
     task, prompt = checkpoint.encode_prompt(ask)
-    return Question(work, task, prompt, search_settings(checkpoint, settings, ask))
+    read = checkpoint.layout.image_tokens + len(prompt)
+    return Question(work, task, prompt, search_settings(checkpoint, settings, ask), read)
 
 
 def search_settings(checkpoint: Checkpoint, settings: EngineSettings, ask: Ask) -> SearchSettings:

@@ -210,3 +210,77 @@ def test_stop_signals_of_a_service_manager_leave_the_process_to_the_daemon(
     os.kill(pid, signal.SIGINT)
     assert engine.submit(picture, CAPTION).exception(60) is None
     assert engine.state().pid == pid
+
+
+def test_load_without_work_keeps_the_model_for_the_idle_time_from_its_arrival_on(
+    start_engine: Callable[..., Engine], picture: str
+) -> None:
+    now_s = 100.0
+    engine = start_engine(idle_unload_s=5.0, clock=lambda: now_s)
+    engine.load()
+    assert engine.state().name == "loading"
+    now_s = 200.0
+    engine.tick(more_waits=False)
+    wait_for(lambda: engine.state().name == "loaded")
+    state = engine.state()
+    assert (state.unloads_in_s, state.keep_alive_s, state.gpu_bytes) == (5.0, 5.0, None)
+    engine.load()
+    assert engine.state().pid == state.pid
+    now_s = 205.0
+    engine.tick(more_waits=False)
+    assert engine.state().name == "unloaded"
+    engine.close()
+    with pytest.raises(Stopping):
+        engine.load()
+
+
+def test_keep_alive_holds_until_the_model_is_unloaded(start_engine: Callable[..., Engine], picture: str) -> None:
+    now_s = 100.0
+    engine = start_engine(idle_unload_s=5.0, clock=lambda: now_s)
+    engine.submit(picture, CAPTION).result(60)
+    engine.keep_alive(-1)
+    now_s = 10_000.0
+    engine.tick(more_waits=False)
+    assert engine.state().name == "loaded"
+    assert engine.state().unloads_in_s is None
+    engine.keep_alive(20)
+    assert engine.submit(picture, CAPTION).exception(60) is None
+    assert engine.state().unloads_in_s == 20.0
+    engine.keep_alive(0)
+    engine.tick(more_waits=False)
+    assert engine.state().name == "unloaded"
+    assert engine.state().keep_alive_s == 5.0
+
+
+def test_unload_ends_an_idle_process_at_once_and_a_busy_one_after_its_work(
+    start_engine: Callable[..., Engine], picture: str, slow_picture: str
+) -> None:
+    engine = start_engine()
+    engine.unload()
+    assert engine.state().name == "unloaded"
+    assert engine.state().keep_alive_s == -1
+    engine.load()
+    pid = engine.state().pid
+    assert pid is not None
+    engine.unload()
+    assert engine.state().name == "unloaded"
+    assert not is_alive(pid)
+    assert engine.state().error is None
+    slow = engine.submit(slow_picture, CAPTION)
+    engine.unload()
+    engine.tick(more_waits=False)
+    assert slow.exception(120) is None
+    engine.tick(more_waits=False)
+    assert engine.state().name == "unloaded"
+    assert engine.submit(picture, CAPTION).exception(60) is None
+    engine.unload()
+    assert engine.state().name == "unloaded"
+
+
+def test_load_tries_a_model_again_that_could_not_be_had_a_moment_ago(start_engine: Callable[..., Engine]) -> None:
+    engine = start_engine("no-such/model")
+    engine.load()
+    wait_for(lambda: engine.state().name == "failed")
+    engine.load()
+    assert engine.state().name == "loading"
+    wait_for(lambda: engine.state().name == "failed")
