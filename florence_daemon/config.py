@@ -122,6 +122,12 @@ def _host_names(_: Any, attribute: attrs.Attribute[Any], value: tuple[str, ...])
             raise BadSetting(attribute.name, f"{name!r} is not a host's name; give it alone, as in photos.example.org")
 
 
+def _image_hosts(_: Any, attribute: attrs.Attribute[Any], value: tuple[str, ...]) -> None:
+    for name in value:
+        if name != "*" and not re.fullmatch(r"[A-Za-z0-9.-]+", name):
+            raise BadSetting(attribute.name, f"{name!r} is not a host's name; give one as in images.example.org, or *")
+
+
 def _origins(_: Any, attribute: attrs.Attribute[Any], value: tuple[str, ...]) -> None:
     for origin in value:
         if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/*\s]+", origin):
@@ -189,6 +195,9 @@ class ServerConfig:
     allowed_hosts: tuple[str, ...] = field(default=(), validator=_host_names)
     # Origins of other sites whose pages may use the API from a browser, as in https://photos.example.org (CORS).
     allowed_origins: tuple[str, ...] = field(default=(), validator=_origins)
+    # Hosts from which /v1/chat/completions may fetch a picture by its https: address, as in images.example.org; "*" for
+    # every public one. Empty fetches none: the request holds the picture itself.
+    image_hosts: tuple[str, ...] = field(default=(), validator=_image_hosts)
     # Largest request, in megabytes of 1024 × 1024 bytes.
     max_body_mb: float = field(default=32.0, validator=_between(0.001, 1024))
     # Requests that may wait or run at once; one more is answered 503 with Retry-After.
