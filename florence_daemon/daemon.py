@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 from florence_daemon import __version__
-from florence_daemon.config import Config
+from florence_daemon.config import Config, ServerConfig
 from florence_daemon.config_file import state_directory
 from florence_daemon.engine.limits import Limits, memory_limit_bytes
 from florence_daemon.engine.process import Engine
@@ -21,6 +21,7 @@ from florence_daemon.folders.needs import Needs
 from florence_daemon.folders.records import making_of
 from florence_daemon.folders.watch import Watcher
 from florence_daemon.http.app import QUEUED_PATHS, create_app
+from florence_daemon.http.fetch import Fetcher
 from florence_daemon.http.places import Places
 from florence_daemon.http.server import HttpServer
 from florence_daemon.intake import FolderIntake
@@ -29,6 +30,7 @@ from florence_daemon.notify import ServiceManager
 from florence_daemon.queue import Job, JobQueue
 from florence_daemon.signals import StopSignal
 from florence_daemon.status import Status
+from florence_daemon.tally import Tally
 from florence_daemon.upkeep import Upkeep
 from florence_daemon.worker import Folders, Worker
 
@@ -70,6 +72,11 @@ def engine_limits(config: Config) -> Limits:
     )
 
 
+def fetcher(server: ServerConfig) -> Fetcher | None:
+    """What gets pictures by their addresses; None when no host is allowed."""
+    return Fetcher(server.image_hosts, int(server.max_body_mb * 2**20)) if server.image_hosts else None
+
+
 def open_ledger(config: Config) -> Ledger:
     """The ledger in its place; in memory while that cannot be written."""
     return Ledger(state_directory(config.state, os.environ))
@@ -87,12 +94,16 @@ class Works:
         folders: Folders | None = None,
         on_done: Callable[[Job, Done], None] = lambda job, done: None,
         liveness: Liveness | None = None,
+        tally: Tally | None = None,
     ) -> None:
+        tally = tally or Tally()
         liveness = liveness or Liveness(time.monotonic)
         self._show_life = liveness.expect("engine")
         self.queue = queue
         self._ledger = ledger
-        self.engine = Engine(engine_settings(config), config.model.idle_unload_s, limits=engine_limits(config))
+        self.engine = Engine(
+            engine_settings(config), config.model.idle_unload_s, limits=engine_limits(config), on_load=tally.loaded
+        )
         self.worker = Worker(
             self.queue,
             self.engine,
@@ -101,6 +112,7 @@ class Works:
             folders=folders,
             on_done=on_done,
             show_life=liveness.expect("worker"),
+            tally=tally,
         )
         self._threads = [
             threading.Thread(target=self.worker.run, name="worker", daemon=True),
@@ -151,20 +163,27 @@ class Daemon:
         self._manager = manager or ServiceManager({})
         liveness = Liveness(time.monotonic)
         self.ledger = open_ledger(config)
-        queue = JobQueue(config.server.max_queued)
+        tally = Tally()
+        queue = JobQueue(config.server.max_queued, on_withdrawn=lambda job: tally.ended(job, "withdrawn"))
         intake = FolderIntake(queue, self.ledger, Needs(self.ledger, partial(making_of, config.model)))
         self.watcher = Watcher(config.folders, intake, time.monotonic, liveness.expect("watcher"))
-        self.works = Works(config, queue, self.ledger, folders=self.watcher, on_done=on_done, liveness=liveness)
-        self._status = Status(config, queue, self.works.engine, self.works.worker, self.watcher, self.ledger, liveness)
+        self.works = Works(
+            config, queue, self.ledger, folders=self.watcher, on_done=on_done, liveness=liveness, tally=tally
+        )
+        engine, worker = self.works.engine, self.works.worker
+        self._status = Status(config, queue, engine, worker, self.watcher, self.ledger, liveness, tally)
         places = Places(config.server.max_queued, QUEUED_PATHS)
         app = create_app(
             queue=queue,
             places=places,
-            model_name=config.model.name,
+            model_name=lambda: config.model.name,
             request_timeout_s=config.server.request_timeout_s,
             status=self._status.everything,
             readiness=self._status.readiness,
+            reading=self._status.reading,
             actions=Upkeep(self.ledger, self.watcher),
+            residence=engine,
+            fetch=fetcher(config.server),
             allowed_origins=config.server.allowed_origins,
         )
         self.server = HttpServer(app, config.server, places)

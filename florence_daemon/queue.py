@@ -6,6 +6,7 @@ import bisect
 import itertools
 import sys
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
@@ -49,7 +50,7 @@ class Image:
 class Job:
     """Everything asked about one picture. future: gets the answers, or an error of `errors`; cancel it to withdraw.
 
-    picture: the path, or the bytes of the file.
+    picture: the path, or the bytes of the file. queued_s, begun_s: when it came, and when the engine began with it.
     """
 
     kind: Kind
@@ -58,6 +59,8 @@ class Job:
     image: Image | None = None
     future: Future[Done] = field(default_factory=Future)
     number: int = 0  # its place in its class; the queue gives it
+    queued_s: float = 0.0
+    begun_s: float | None = None
 
     @property
     def is_suspect(self) -> bool:
@@ -71,8 +74,17 @@ class JobQueue:
     One that runs has a place at the engine until it is answered; its sidecars may take longer.
     """
 
-    def __init__(self, max_queued: int) -> None:
+    def __init__(
+        self,
+        max_queued: int,
+        *,
+        on_withdrawn: Callable[[Job], None] = lambda job: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """on_withdrawn: told of jobs that nobody waited for any more before their turn came."""
         self._max_queued = max_queued
+        self._on_withdrawn = on_withdrawn
+        self._clock = clock
         self._waiting: dict[Kind, deque[Job]] = {kind: deque() for kind in Kind}
         self._running: set[Job] = set()
         self._answered: set[Job] = set()  # of those that run
@@ -91,6 +103,7 @@ class JobQueue:
             if job.image is not None:
                 self._images[job.image.path] += 1
             job.number = next(self._numbers)
+            job.queued_s = self._clock()
             self._waiting[job.kind].append(job)
             self._changed.notify_all()
 
@@ -109,6 +122,7 @@ class JobQueue:
             if job.future.cancel() and job in self._waiting[job.kind]:
                 self._waiting[job.kind].remove(job)
                 self._forget_image(job)
+                self._on_withdrawn(job)
                 self._changed.notify_all()
 
     def claim(
@@ -137,6 +151,7 @@ class JobQueue:
                     self._running.add(job)
                     return job
                 self._forget_image(job)
+                self._on_withdrawn(job)
             return None
 
     def answered(self, job: Job) -> None:

@@ -18,7 +18,8 @@ from florence_daemon.folders.watch import Watcher, is_inside
 from florence_daemon.http.health import Readiness
 from florence_daemon.liveness import SILENT_S, Liveness
 from florence_daemon.logs import printable
-from florence_daemon.queue import JobQueue
+from florence_daemon.queue import JobQueue, Kind
+from florence_daemon.tally import FolderReading, Reading, Tally
 from florence_daemon.worker import Worker
 
 
@@ -34,6 +35,7 @@ class Status:
         watcher: Watcher,
         ledger: Ledger,
         liveness: Liveness,
+        tally: Tally,
     ) -> None:
         self.takes_work = False
         self.http_shows_life = liveness.expect("http")
@@ -45,6 +47,7 @@ class Status:
         self._watcher = watcher
         self._ledger = ledger
         self._liveness = liveness
+        self._tally = tally
 
     def everything(self) -> dict[str, Any]:
         """Everything a person or a program wants to know, as JSON."""
@@ -62,6 +65,24 @@ class Status:
             "folders": [self._folder_status(root) for root in self._watcher.roots],
             "failures": [self._failure_status(each) for each in self._failures()],
         }
+
+    def reading(self) -> Reading:
+        """Everything that is measured."""
+        engine = self._engine.state()
+        queue = self._queue.counts()
+        return Reading(
+            version=__version__,
+            model=self._config.model.name,
+            counted=self._tally.read(),
+            waiting={kind: queue[kind.name.lower()] for kind in Kind},
+            running=queue["running"],
+            engine=engine,
+            resident_bytes=resident_bytes(engine.pid) if engine.pid else None,
+            folders=tuple(
+                FolderReading(printable(root.path), self._watcher.health_of(root).state, root.settling)
+                for root in self._watcher.roots
+            ),
+        )
 
     def _failures(self) -> list[Failure]:
         """Those that are there still, in folders that are watched: a backfill elsewhere has told of its own."""
@@ -103,12 +124,13 @@ class Status:
             name: round(value, 2) if isinstance(value, float) else value
             for name, value in asdict(self._engine.state()).items()
         }
-        resident = resident_bytes(state["pid"]) if state["pid"] else None
+        resident, gpu_bytes = resident_bytes(state["pid"]) if state["pid"] else None, state.pop("gpu_bytes")
         return {
             "name": self._config.model.name,
             "state": state.pop("name"),
             **state,
             "resident_mb": round(resident / 2**20) if resident else None,
+            "gpu_mb": None if gpu_bytes is None else round(gpu_bytes / 2**20),
             "idle_unload_s": self._config.model.idle_unload_s,
         }
 

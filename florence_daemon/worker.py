@@ -33,6 +33,7 @@ from florence_daemon.liveness import SHOW_S
 from florence_daemon.logs import printable
 from florence_daemon.queue import Image, Job, JobQueue, Kind
 from florence_daemon.sidecar_writer import PictureChanged, SidecarWriter
+from florence_daemon.tally import Tally
 
 log = logging.getLogger(__name__)
 
@@ -114,13 +115,14 @@ class Worker:
         folders: Folders | None = None,
         on_done: Callable[[Job, Done], None] = lambda job, done: None,
         show_life: Callable[[], None] = lambda: None,
+        tally: Tally | None = None,
         clock: Callable[[], float] = time.monotonic,
         pool: Executor | None = None,
     ) -> None:
         """makes: how each output is made now. folders: those that are watched.
 
         pool: writes sidecars, instead of threads for each folder. on_done: told of every answered job.
-        show_life: called between steps, every few seconds.
+        show_life: called between steps, every few seconds. tally: counts what was done.
         """
         self._queue = queue
         self._engine = engine
@@ -129,6 +131,7 @@ class Worker:
         self._folders = folders or NoFolders()
         self._on_done = on_done
         self._show_life = show_life
+        self._tally = tally or Tally()
         self._clock = clock
         self._pool = pool
         self._pools: dict[str | None, Executor] = {}  # by folder
@@ -214,6 +217,7 @@ class Worker:
         answer.add_done_callback(lambda answered: self._take(job, answered, started_s))
 
     def _note_begun(self, job: Job) -> None:
+        job.begun_s = self._clock() if job.begun_s is None else job.begun_s
         if job.image is not None:
             self._ledger.begun(job.image.path)
 
@@ -252,8 +256,9 @@ class Worker:
         """End a job one way or the other."""
         try:
             done = answered.result()
+            self._tally.answered(job, done)
             if job.image is not None:
-                self._count(captioned=self._writer.write(job.image, done))
+                self._write(job, job.image, done)
         except FlorenceError as error:
             self._fail(job, error, started_s)
         except Exception as error:
@@ -261,9 +266,15 @@ class Worker:
             self._fail(job, FlorenceError(f"failed: {error!r}"), started_s)
         else:
             self._queue.finish(job)
+            self._tally.ended(job, "done")
             log_done(job, done, self._clock() - started_s)
             self._on_done(job, done)
             job.future.set_result(done)
+
+    def _write(self, job: Job, image: Image, done: Done) -> None:
+        started_s = self._clock()
+        self._count(captioned=self._writer.write(image, done))
+        self._tally.wrote(job, self._clock() - started_s)
 
     def _fail(self, job: Job, error: FlorenceError, started_s: float) -> None:
         if job.kind is Kind.FOLDER and isinstance(error, CheckpointError):
@@ -274,12 +285,15 @@ class Worker:
         self._queue.finish(job)
         reason = printable(reason_of(error, job.image.path if job.image else ""))
         log_failed(job, error, reason, self._clock() - started_s)
-        if job.image is not None:
-            self._note_failure(job.kind, job.image, error, reason)
+        is_listed = job.image is None or self._note_failure(job.kind, job.image, error, reason)
+        self._tally.ended(job, "failed" if is_listed else "postponed")
         job.future.set_exception(error)
 
-    def _note_failure(self, kind: Kind, image: Image, error: FlorenceError, reason: str) -> None:
-        """List the image with its reason, unless it is only late: stopped, blocked, changed or deleted meanwhile."""
+    def _note_failure(self, kind: Kind, image: Image, error: FlorenceError, reason: str) -> bool:
+        """List the image with its reason, unless it is only late: stopped, blocked, changed or deleted meanwhile.
+
+        Returns whether it is listed.
+        """
         if isinstance(error, Stopping | CheckpointError):
             self._ledger.release(image.path)
         elif isinstance(error, PictureChanged) or stamp_of(image.path) is None:
@@ -291,6 +305,8 @@ class Worker:
                 self._folders.pause(image.path, reason)
         else:
             self._list_failure(image, reason, error)
+            return True
+        return False
 
     def _list_failure(self, image: Image, reason: str, error: FlorenceError) -> None:
         self._count(failed=1)

@@ -67,7 +67,8 @@ class AtOnce(Executor):
 
 
 def done(asks: tuple[Ask, ...], content: bytes | None = None) -> Done:
-    return Done(1, tuple(Answer(ask.prompt, f"answer to {ask.prompt}") for ask in asks), (10, 10), Stages(), content)
+    answers = tuple(Answer(ask.prompt, f"answer to {ask.prompt}", tokens=7, prompt_tokens=582) for ask in asks)
+    return Done(1, answers, (10, 10), Stages(), content)
 
 
 @pytest.fixture

@@ -214,6 +214,15 @@ def _free_bytes(device: str, settings: EngineSettings) -> int | None:
     return int(torch.cuda.mem_get_info(device)[0])
 
 
+def gpu_bytes(device: str) -> int | None:
+    """GPU memory that torch holds for this process, its reserve included, without the driver's own; None elsewhere."""
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    return int(torch.cuda.memory_reserved(device))
+
+
 def _available_devices() -> list[str]:
     import torch
 

@@ -70,17 +70,10 @@ class Replies:
     def show_life(self, device: str) -> None:
         """Say that the model works, now and then; between its steps. Raises: BrokenPipeError."""
         if time.monotonic() >= self._shown_s + ALIVE_S:
+            from florence_daemon.engine.backend import gpu_bytes
+
             self._shown_s = time.monotonic()
             self.send(Alive(gpu_bytes(device)))
-
-
-def gpu_bytes(device: str) -> int | None:
-    """GPU memory that torch holds for this process, its reserve included, without the driver's own context."""
-    if not device.startswith("cuda"):
-        return None
-    import torch
-
-    return int(torch.cuda.memory_reserved(device))
 
 
 def _tie_to_daemon() -> None:
@@ -126,7 +119,7 @@ def _load(settings: EngineSettings, replies: Replies) -> Loop | None:
     """Load the model and say so; None when it cannot be loaded, which is said too."""
     started_s = time.monotonic()
     try:
-        from florence_daemon.engine.backend import open_loop
+        from florence_daemon.engine.backend import gpu_bytes, open_loop
 
         loop = open_loop(settings)
     except errors.FlorenceError as error:

@@ -59,18 +59,24 @@ class RescanResource:
         resp.media = {"rescanned": self._actions.rescan(_read_path(req))}
 
 
-def _read_path(req: falcon.Request) -> str | None:
-    """The member `path`; None when the body is empty or holds none. Raises: falcon.HTTPError (400, 415, 422)."""
+def read_members(req: falcon.Request, *known: str) -> dict[str, Any]:
+    """The members of a JSON body; none when it is empty. Raises: falcon.HTTPError (400, 415, 422)."""
     if not req.content_length:
-        return None
+        return {}
     kind = (req.content_type or "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise falcon.HTTPUnsupportedMediaType(description=f"Content-Type {kind or 'is missing'}: application/json")
     members = read_json(req)
-    unknown = next((name for name in members if name != "path"), None)
+    unknown = next((name for name in members if name not in known), None)
     if unknown is not None:
-        raise falcon.HTTPUnprocessableEntity(description=f"{unknown!r:.80} is not a member; path is the only one")
-    path = members.get("path")
+        only = f"{known[0]} is the only one" if known else "there are none"
+        raise falcon.HTTPUnprocessableEntity(description=f"{unknown!r:.80} is not a member; {only}")
+    return members
+
+
+def _read_path(req: falcon.Request) -> str | None:
+    """The member `path`; None when the body is empty or holds none. Raises: falcon.HTTPError (400, 415, 422)."""
+    path = read_members(req, "path").get("path")
     return None if path is None else _check(path)
 
 

@@ -12,17 +12,23 @@ import falcon.media
 
 from florence_daemon import errors
 from florence_daemon.http.actions import Actions, ForgetResource, RescanResource, RetryResource
+from florence_daemon.http.asking import Asking
+from florence_daemon.http.chat_request import Fetch
 from florence_daemon.http.contract import error_body
-from florence_daemon.http.health import LiveResource, Readiness, ReadyResource, StatusResource
+from florence_daemon.http.health import LiveResource, PingResource, Readiness, ReadyResource, StatusResource
+from florence_daemon.http.metrics import MetricsResource
+from florence_daemon.http.openai import HEADERS, ChatResource, ModelsResource
 from florence_daemon.http.openapi import OpenApiResource
 from florence_daemon.http.places import RETRY_AFTER_S, Places
+from florence_daemon.http.residence import LoadResource, Residence, UnloadResource
 from florence_daemon.http.vision import ModelResource, ProcessImageResource, PromptsResource
 from florence_daemon.queue import JobQueue
+from florence_daemon.tally import Reading
 
 log = logging.getLogger(__name__)
 
 # Where requests wait for the model, each in a place of its own.
-QUEUED_PATHS = ("/process_image",)
+QUEUED_PATHS = ("/process_image", "/v1/chat/completions")
 
 # Domain errors as HTTP errors, most special first, with seconds for Retry-After where trying again helps.
 STATUSES: tuple[tuple[type[errors.FlorenceError], Callable[..., falcon.HTTPError], int | None], ...] = (
@@ -41,15 +47,19 @@ def create_app(
     *,
     queue: JobQueue,
     places: Places,
-    model_name: str,
+    model_name: Callable[[], str],
     request_timeout_s: float,
     status: Callable[[], dict[str, Any]],
     readiness: Callable[[], Readiness],
+    reading: Callable[[], Reading],
     actions: Actions,
+    residence: Residence,
+    fetch: Fetch | None = None,
     allowed_origins: Collection[str] = (),
 ) -> falcon.App[Any, Any]:
-    """Wire the resources to what they need."""
-    cors: Any = falcon.CORSMiddleware(allow_origins=allowed_origins) if allowed_origins else None
+    """Wire the resources to what they need. reading: everything that is measured. fetch: see `ChatResource`."""
+    cors: Any = falcon.CORSMiddleware(allowed_origins, expose_headers=HEADERS) if allowed_origins else None
+    asking = Asking(queue, residence.keep_alive, request_timeout_s)
     app: falcon.App[Any, Any] = falcon.App(middleware=cors)
     app.set_error_serializer(_serialize)
     app.resp_options.media_handlers[falcon.MEDIA_JSON] = falcon.media.JSONHandler(dumps=_to_json)
@@ -58,14 +68,22 @@ def create_app(
     app.req_options.keep_blank_qs_values = True
     app.add_route("/model", ModelResource(model_name))
     app.add_route("/prompts", PromptsResource())
-    app.add_route("/process_image", ProcessImageResource(queue, places, request_timeout_s))
+    app.add_route("/process_image", ProcessImageResource(asking, places))
+    models = ModelsResource(model_name)
+    app.add_route("/v1/models", models)
+    app.add_route("/v1/models/{name:path}", models, suffix="one")
+    app.add_route("/v1/chat/completions", ChatResource(asking, places, model_name, fetch))
+    app.add_route("/ping", PingResource())
     app.add_route("/health/live", LiveResource())
     app.add_route("/health/ready", ReadyResource(readiness))
     app.add_route("/status", StatusResource(status))
+    app.add_route("/metrics", MetricsResource(reading))
+    app.add_route("/load", LoadResource(residence))
+    app.add_route("/unload", UnloadResource(residence))
     app.add_route("/retry", RetryResource(actions))
     app.add_route("/forget", ForgetResource(actions))
     app.add_route("/rescan", RescanResource(actions))
-    app.add_route("/openapi.json", OpenApiResource())
+    app.add_route("/openapi.json", OpenApiResource(model_name))
     return app
 
 
@@ -76,7 +94,9 @@ def _to_json(media: Any) -> bytes:
 
 def _serialize(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError) -> None:
     resp.content_type = falcon.MEDIA_JSON
-    resp.data = error_body(error.description or error.title or str(error.status))
+    text = error.description or error.title or str(error.status)
+    param, code = getattr(error, "param", None), getattr(error, "code_name", None)
+    resp.data = error_body(text, req.path, error.status_code, param, code)
 
 
 def _translate(req: falcon.Request, resp: falcon.Response, error: errors.FlorenceError, params: Any) -> None:

@@ -104,7 +104,8 @@ class _JsonErrorTask(ErrorTask):
         """Write the error."""
         error = self.request.error
         is_ours = isinstance(error, Refusal)
-        body = error_body(error.body if is_ours else f"{error.reason}: {error.body}")
+        text = error.body if is_ours else f"{error.reason}: {error.body}"
+        body = error_body(text, getattr(self.request, "path", ""), error.code)
         self.status = f"{error.code} {error.reason}"
         self.response_headers += [("Content-Type", "application/json"), *(error.headers if is_ours else ())]
         self.channel.is_refused = True

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from florence_daemon.config import ServerConfig, is_loopback
 
 # What a load balancer or a service manager asks, and has no token for.
-OPEN_PATHS = frozenset({"/health/live", "/health/ready"})
+OPEN_PATHS = frozenset({"/health/live", "/health/ready", "/ping"})
 AUTHORITY = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9_.-]+))(?::\d{1,5})?")
 
 

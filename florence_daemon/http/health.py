@@ -32,6 +32,17 @@ class LiveResource:
     on_head = on_get
 
 
+class PingResource:
+    """`GET /ping`: `pong`, as Immich's machine learning answers."""
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Answer."""
+        resp.content_type = falcon.MEDIA_TEXT
+        resp.text = "pong"
+
+    on_head = on_get
+
+
 class ReadyResource:
     """`GET /health/ready`: 200 while new work is taken, 503 while the model cannot be had, and once it is stopping."""
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Callable
 from typing import Any
 
 import falcon
 
 from florence_daemon import __version__
+from florence_daemon.engine.process import MODEL_STATES
+from florence_daemon.http import openapi_v1
 from florence_daemon.http.question import LIMITS, MAX_PROMPTS, MAX_TEXT, PRIORITIES
 from florence_daemon.tasks import TASKS, prompt_tokens
 
@@ -42,25 +44,24 @@ EVERYWHERE = ("400", "401", "403", "408", "413", "431")
 class OpenApiResource:
     """`GET /openapi.json`."""
 
-    def __init__(self) -> None:
-        self._text = json.dumps(document())
+    def __init__(self, model_name: Callable[[], str]) -> None:
+        self._model_name = model_name
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer."""
-        resp.content_type = falcon.MEDIA_JSON
-        resp.text = self._text
+        resp.media = document(self._model_name())
 
     on_head = on_get
 
 
-def document() -> Schema:
+def document(model_name: str) -> Schema:
     """The whole description, as OpenAPI 3.1."""
     return {
         "openapi": "3.1.0",
         "info": {"title": "Florence Daemon", "version": __version__, "license": {"name": "MIT", "identifier": "MIT"}},
         "servers": [{"url": "/"}],
         "security": [{}, {"token": []}],
-        "paths": {path: {method: operation} for path, method, operation in _operations()},
+        "paths": {path: {method: operation} for path, method, operation in _operations(model_name)},
         "components": {
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": "server.token"}},
             "schemas": {"Error": _error(), "Result": _result(), "Status": _status()},
@@ -69,7 +70,7 @@ def document() -> Schema:
     }
 
 
-def _operations() -> list[tuple[str, str, Schema]]:
+def _operations(model_name: str) -> list[tuple[str, str, Schema]]:
     name = {"type": "string", "minLength": 1}
     state = {"enum": ["ok", "degraded", "failed", "stopping"]}
     reasons = {"type": "array", "items": {"type": "string"}}
@@ -80,16 +81,17 @@ def _operations() -> list[tuple[str, str, Schema]]:
         ("/model", "get", _get("model", "The model's name", name)),
         ("/prompts", "get", _get("prompts", "The prompts", {"type": "array", "items": {"enum": prompt_tokens()}})),
         ("/status", "get", _get("status", "Model, queue, folders, failures", {"$ref": "#/components/schemas/Status"})),
-        (
-            "/health/live",
-            "get",
-            _get("live", "The process answers", alive, is_open=True),
-        ),
+        *openapi_v1.operations(model_name),
+        ("/health/live", "get", _get("live", "The process answers", alive, is_open=True)),
         ("/health/ready", "get", _ready(ready)),
+        ("/ping", "get", _text("ping", "`pong`", is_open=True)),
+        ("/metrics", "get", _text("metrics", "What is measured, in Prometheus' text format")),
         ("/openapi.json", "get", _get("openapi", "This description", {"type": "object"})),
         ("/retry", "post", _action("retry", "Try failed images again, all or those at or below path", "retried")),
         ("/forget", "post", _action("forget", "Drop what is noted of the images at or below path", "forgotten", True)),
         ("/rescan", "post", _action("rescan", "Look at the folders now, all or those of path", "rescanned")),
+        ("/load", "post", _state_action("load", "Load the model now", {"keep_alive": openapi_v1.KEEP_ALIVE})),
+        ("/unload", "post", _state_action("unload", "Unload the model once nothing is asked of it", {})),
     ]
 
 
@@ -100,6 +102,27 @@ def _get(name: str, summary: str, schema: Schema, *, is_open: bool = False) -> S
         "responses": {"200": _json("The answer", schema), **_errors()},
     }
     return operation | ({"security": []} if is_open else {})
+
+
+def _text(name: str, summary: str, *, is_open: bool = False) -> Schema:
+    operation = _get(name, summary, {}, is_open=is_open)
+    content = {"text/plain": {"schema": {"type": "string"}}}
+    operation["responses"]["200"] = {"description": "The answer", "content": content}
+    return operation
+
+
+def _state_action(name: str, summary: str, members: Schema) -> Schema:
+    members = {member: {"anyOf": [schema, {"type": "null"}]} for member, schema in members.items()}
+    body = _object(members, required=[]) | {"additionalProperties": False}
+    return {
+        "operationId": name,
+        "summary": summary,
+        "requestBody": {"required": False, "content": {"application/json": {"schema": body}}},
+        "responses": {
+            "200": _json("The model's state right afterwards", _object({"state": {"enum": list(MODEL_STATES)}})),
+            **_errors("415", "422", "503"),
+        },
+    }
 
 
 def _ready(schema: Schema) -> Schema:
@@ -167,7 +190,8 @@ def _several_prompts(picture: Schema) -> Schema:
 def _asking(needed: Schema, optional: Schema, knows_null: bool) -> Schema:
     """A request's members; knows_null: in JSON, null is a member that is left out."""
     numbers = {name: {"type": "integer", "minimum": low, "maximum": high} for name, (low, high) in LIMITS.items()}
-    others: Schema = optional | numbers | {"priority": {"enum": sorted(PRIORITIES)}}
+    keep_alive = openapi_v1.KEEP_ALIVE if knows_null else openapi_v1.DURATION
+    others: Schema = optional | numbers | {"priority": {"enum": sorted(PRIORITIES)}, "keep_alive": keep_alive}
     if knows_null:
         others = {name: {"anyOf": [schema, {"type": "null"}]} for name, schema in others.items()}
     return _object(others | needed, required=list(needed))
@@ -193,7 +217,7 @@ def _status() -> Schema:
     unknown_text, unknown_count = {"type": ["string", "null"]}, {"type": ["integer", "null"]}
     model: Schema = {
         "name": text,
-        "state": {"enum": ["unloaded", "loading", "loaded", "restarting", "failed"]},
+        "state": {"enum": list(MODEL_STATES)},
         "pid": unknown_count,
         "device": unknown_text,
         "load_s": seconds,
@@ -201,6 +225,8 @@ def _status() -> Schema:
         "error": unknown_text,
         "refuses_for_s": seconds,
         "resident_mb": unknown_count,
+        "gpu_mb": unknown_count,
+        "keep_alive_s": {"type": "number"},
         "idle_unload_s": {"type": "number"},
     }
     queue = dict.fromkeys(("http", "folder", "backfill", "running", "settling", "captioned", "failed"), count)

@@ -14,6 +14,7 @@ import falcon
 
 from florence_daemon.engine.protocol import Ask
 from florence_daemon.errors import PictureError, PromptError
+from florence_daemon.http.keep_alive import read_keep_alive
 from florence_daemon.queue import Kind
 from florence_daemon.tasks import find_task, prompt_tokens
 
@@ -32,12 +33,16 @@ DATA_URI = re.compile(r"data:[\w.+-]*(/[\w.+-]*)?(;[\w.+-]+=[^;,]*)*;base64,", r
 
 @dataclass(frozen=True)
 class Question:
-    """A request, checked. is_list: several prompts were asked for, so the answer is a list too."""
+    """A request, checked. is_list: several prompts were asked for, so the answer is a list too.
+
+    keep_alive_s: how long the model is to stay without work; None leaves that as it is.
+    """
 
     picture: bytes
     asks: tuple[Ask, ...]
     kind: Kind
     is_list: bool
+    keep_alive_s: float | None = None
 
 
 @dataclass
@@ -144,7 +149,7 @@ def _check(members: _Members) -> Question:
     if not members.picture:
         raise PictureError("Invalid image data: it is empty")
     asks = tuple(_ask(prompt, members.others) for prompt in members.prompts)
-    return Question(members.picture, asks, _kind(members.others), members.is_list)
+    return Question(members.picture, asks, _kind(members.others), members.is_list, keep_alive_of(members.others))
 
 
 def _ask(prompt: Any, others: Mapping[str, Any]) -> Ask:
@@ -167,6 +172,16 @@ def _number(name: str, value: Any) -> int:
     if type(value) is not int or not low <= value <= high:
         raise falcon.HTTPUnprocessableEntity(description=f"{name}: {value!r:.80} is not a number from {low} to {high}")
     return value
+
+
+def keep_alive_of(others: Mapping[str, Any]) -> float | None:
+    """The member `keep_alive` in seconds, None when there is none. Raises: falcon.HTTPUnprocessableEntity."""
+    if others.get("keep_alive") is None:
+        return None
+    try:
+        return read_keep_alive(others["keep_alive"])
+    except ValueError as error:
+        raise falcon.HTTPUnprocessableEntity(description=str(error)) from None
 
 
 def _kind(others: Mapping[str, Any]) -> Kind:

@@ -131,8 +131,8 @@ def test_process_that_not_even_the_kernel_can_end_is_said(
 def test_model_that_works_says_so_once_a_second() -> None:
     pipe = io.BytesIO()
     replies = Replies(pipe)
-    replies.show_life()
-    replies.show_life()
+    replies.show_life("cpu")
+    replies.show_life("cpu")
     pipe.seek(0)
     assert read_message(pipe) == Alive()
     assert pipe.read() == b""

@@ -20,16 +20,19 @@ from florence_daemon.errors import UnknownPath
 from florence_daemon.folders.ledger import Ledger
 from florence_daemon.folders.records import making_of
 from florence_daemon.http.app import QUEUED_PATHS, create_app
+from florence_daemon.http.chat_request import Fetch
 from florence_daemon.http.health import Readiness
 from florence_daemon.http.places import Places
 from florence_daemon.http.server import HttpServer
-from florence_daemon.queue import JobQueue
+from florence_daemon.queue import JobQueue, Kind
+from florence_daemon.tally import FolderReading, Reading, Tally
 from florence_daemon.worker import Worker
 from tests.conftest import FakeEngine
 
 PICTURE = b"\x89PNG the engine is a stand-in and reads nothing"
 BASE64 = base64.b64encode(PICTURE).decode()
-MODEL = {"name": "some/model", "state": "unloaded", "resident_mb": None, "idle_unload_s": 300.0}
+DATA_URI = f"data:image/png;base64,{BASE64}"
+MODEL = {"name": "some/model", "state": "unloaded", "resident_mb": None, "gpu_mb": None, "idle_unload_s": 300.0}
 
 
 class FakeActions:
@@ -54,24 +57,51 @@ class FakeActions:
         return 1
 
 
+class FakeResidence:
+    """Is loaded at once; notes what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[str | float] = []
+        self.name = "unloaded"
+
+    def load(self) -> None:
+        self.told.append("load")
+        self.name = "loaded"
+
+    def unload(self) -> None:
+        self.told.append("unload")
+        self.name = "unloaded"
+
+    def keep_alive(self, seconds: float) -> None:
+        self.told.append(seconds)
+
+    def state(self) -> EngineState:
+        return EngineState(self.name)
+
+
 class Api:
     """A server whose engine does what the test says."""
 
-    def __init__(self, engine: FakeEngine, config: ServerConfig) -> None:
+    def __init__(self, engine: FakeEngine, config: ServerConfig, fetch: Fetch | None = None) -> None:
         self.engine = engine
+        self.residence = FakeResidence()
+        self.tally = Tally()
         self.readiness = Readiness("ok")
         self.actions = FakeActions()
-        self.queue = JobQueue(config.max_queued)
-        self.worker = Worker(self.queue, engine, Ledger(), partial(making_of, ModelConfig()))
+        self.queue = JobQueue(config.max_queued, on_withdrawn=lambda job: self.tally.ended(job, "withdrawn"))
+        self.worker = Worker(self.queue, engine, Ledger(), partial(making_of, ModelConfig()), tally=self.tally)
         places = Places(config.max_queued, QUEUED_PATHS)
         app = create_app(
             queue=self.queue,
             places=places,
-            model_name="some/model",
+            model_name=lambda: "some/model",
             request_timeout_s=config.request_timeout_s,
             status=self._status,
             readiness=lambda: self.readiness,
+            reading=self._reading,
             actions=self.actions,
+            residence=self.residence,
+            fetch=fetch,
             allowed_origins=config.allowed_origins,
         )
         self.server = HttpServer(app, config, places)
@@ -82,14 +112,35 @@ class Api:
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
 
     def _status(self) -> dict[str, Any]:
+        engine = asdict(EngineState("unloaded"))
+        del engine["gpu_bytes"]
         return {
             "version": "1",
             "uptime_s": 1.0,
-            "model": asdict(EngineState("unloaded")) | MODEL,
+            "model": engine | MODEL,
             "queue": self.queue.counts() | {"settling": 0, "captioned": 0, "failed": 0},
             "folders": [],
             "failures": [],
         }
+
+    def _reading(self) -> Reading:
+        counts = self.queue.counts()
+        return Reading(
+            version="1",
+            model="some/model",
+            counted=self.tally.read(),
+            waiting={kind: counts[kind.name.lower()] for kind in Kind},
+            running=counts["running"],
+            engine=self.residence.state(),
+            resident_bytes=None,
+            folders=(FolderReading("/pictures", "degraded", 2),),
+        )
+
+    def chat(self, *content: Any, **members: Any) -> httpx.Response:
+        """Ask as OpenAI's clients do: texts and addresses of pictures, else `CAPTION` about the picture."""
+        parts = [_part(each) for each in content or ("CAPTION", DATA_URI)]
+        messages = [{"role": "user", "content": parts}]
+        return self.http.post("/v1/chat/completions", json={"model": "some/model", "messages": messages} | members)
 
     def process(self, **members: Any) -> httpx.Response:
         return self.http.post("/process_image", json={"image": BASE64, "prompt": "<CAPTION>"} | members)
@@ -139,6 +190,13 @@ def read_answer(client: socket.socket) -> Answer:
     return Answer(0, {}, b"")
 
 
+def _part(each: Any) -> Any:
+    if not isinstance(each, str):
+        return each
+    is_address = each.startswith(("data:", "http"))
+    return {"type": "image_url", "image_url": {"url": each}} if is_address else {"type": "text", "text": each}
+
+
 def error_of(response: httpx.Response) -> str:
     body = response.json()
     assert set(body) == {"detail", "error"}
@@ -147,9 +205,9 @@ def error_of(response: httpx.Response) -> str:
 
 
 @contextlib.contextmanager
-def serving(engine: FakeEngine, **settings: Any) -> Iterator[Api]:
+def serving(engine: FakeEngine, *, fetch: Fetch | None = None, **settings: Any) -> Iterator[Api]:
     """An API with these settings of the server."""
-    api = Api(engine, ServerConfig(port=0, **settings))
+    api = Api(engine, ServerConfig(port=0, **settings), fetch)
     try:
         yield api
     finally:

@@ -16,6 +16,7 @@ from typing import Any
 
 PATHS = (
     *("/process_image", "/model", "/prompts", "/status", "/health/live", "/health/ready", "/openapi.json"),
+    *("/v1/models", "/v1/models/", "/v1/models/%ff", "/v1/chat/completions", "/metrics", "/ping", "/load", "/unload"),
     *("/retry", "/forget", "/rescan", "/", "/nothing", "//model", "/../etc/passwd", "/%2e%2e/%00", "/%ff%fe", "*"),
 )
 METHODS = (
@@ -227,9 +228,21 @@ def _broken_json(chance: random.Random) -> Case:
 
 def _odd_json(chance: random.Random) -> Case:
     members = {"image": base64.b64encode(chance.randbytes(20)).decode(), "prompt": chance.choice(PROMPTS)}
-    names = ["image", "prompt", "prompts", "text", "num_beams", "max_new_tokens", "priority", "temperature", "é"]
+    names = ["image", "prompt", "prompts", "text", "num_beams", "max_new_tokens", "priority", "keep_alive", "é"]
     members |= {chance.choice(names): chance.choice(JSON_VALUES) for _ in range(chance.randint(1, 4))}
     return Case("odd JSON", _json_body(chance, members))
+
+
+def _odd_chat(chance: random.Random) -> Case:
+    url = "data:image/png;base64," + base64.b64encode(chance.randbytes(20)).decode()
+    picture: Any = {"type": "image_url", "image_url": {"url": url}}
+    parts: list[Any] = [{"type": "text", "text": chance.choice(PROMPTS)}, picture]
+    chance.choice(parts)[chance.choice(["type", "text", "image_url"])] = chance.choice(JSON_VALUES)
+    message = {"role": "user", "content": parts}
+    message |= {chance.choice(["role", "content", "name"]): chance.choice(JSON_VALUES)}
+    names = ["messages", "model", "n", "stream", "stream_options", "temperature", "top_p", "seed", "stop", "tools"]
+    members = {"messages": [message], chance.choice(names): chance.choice(JSON_VALUES)}
+    return Case("odd chat", _json_body(chance, members, "/v1/chat/completions"))
 
 
 def _odd_base64(chance: random.Random) -> Case:
@@ -306,5 +319,6 @@ def _mutated(chance: random.Random) -> Case:
 
 MAKERS: tuple[Callable[[random.Random], Case], ...] = (
     *(_first_line, _address, _headers, _both_framings, _chunks, _broken_json, _odd_json, _odd_base64),
+    _odd_chat,
     *(_odd_form, _odd_type, _odd_action, _cut_short, _noise, _mutated),
 )

@@ -36,10 +36,11 @@ def test_server_does_what_the_description_says(engine: FakeEngine, tmp_path: Pat
 
 
 def test_every_address_is_described_and_every_error_documented() -> None:
-    described = document()
+    described = document("some/model")
     assert set(described["paths"]) == {
         *("/process_image", "/model", "/prompts", "/status", "/health/live", "/health/ready", "/openapi.json"),
-        *("/retry", "/forget", "/rescan"),
+        *("/retry", "/forget", "/rescan", "/load", "/unload", "/ping", "/metrics"),
+        *("/v1/models", "/v1/models/{id}", "/v1/chat/completions"),
     }
     codes = {kind().status[:3] for _, kind, _ in STATUSES}
     assert codes <= set(described["components"]["responses"])
