@@ -73,7 +73,7 @@ def run_export(tree: Tree, wish: Wish, *, as_json: bool) -> int:
                 if len(reasons) < LISTED:
                     reasons.append(f"{printable(outcome.path)}: {printable(outcome.reason)}")
     except KeyboardInterrupt:
-        reasons.append("interrupted; nothing was written")
+        reasons = ["interrupted; nothing was written"]
         return EXIT_INTERRUPTED
     finally:
         progress.close()
