@@ -114,8 +114,9 @@ class Lint:
 
     def _of_length(self, path: str, text: str) -> Iterator[Finding]:
         """Only the largest limit that it is over is told of."""
+        counts = self._tokens.counts(text)
         for limit in reversed(self._limits):
-            count = self._tokens.count(limit.encoder, text)
+            count = counts[limit.encoder]
             if count > limit.tokens:
                 about = "about " if limit.encoder == "T5" else ""
                 yield Finding(f"over-{limit.tokens}-tokens", path, f"{about}{count} {limit.encoder} tokens")

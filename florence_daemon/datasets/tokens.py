@@ -35,12 +35,10 @@ _T5_PER_CLIP = 1.15
 class Tokens:
     """Counts with CLIP's own vocabulary, which is read when it is needed; T5's tokens are estimated from that."""
 
-    def count(self, encoder: Encoder, text: str) -> int:
-        """Count a caption's tokens: "a photo of a cat" are 5 to CLIP."""
+    def counts(self, text: str) -> dict[Encoder, int]:
+        """Count a caption's tokens for each encoder: "a photo of a cat" are 5 to CLIP."""
         clip = len(self._clip.encode(text, add_special_tokens=False).ids)
-        if encoder == "CLIP":
-            return clip
-        return 1 + round(_T5_PER_CLIP * clip) + len(re.findall(r"\ba\b", text))
+        return {"CLIP": clip, "T5": 1 + round(_T5_PER_CLIP * clip) + len(re.findall(r"\ba\b", text))}
 
     @cached_property
     def _clip(self) -> Any:
