@@ -10,7 +10,7 @@ from typing import Any
 from florence_daemon.config import ADDS, OutputConfig
 from florence_daemon.engine.protocol import Ask
 from florence_daemon.errors import SidecarError, UnfitSidecar
-from florence_daemon.folders.shaping import TAGS, key_of_tag, separator, shape, split_tags
+from florence_daemon.folders.shaping import TAGS, key_of_tag, separator, separators, shape, split_tags
 from florence_daemon.folders.structured import render_json
 
 # A caption that is added to is read whole; nobody writes one of a megabyte.
@@ -44,19 +44,17 @@ def content_of(output: OutputConfig, said: Said, existing: bytes | None, rule: s
             raise SidecarError(_nothing_left(said, output))
         return f"{render_json(said.image_name, said.size_px, said.asks, said.results)}\n".encode()
     results = [result for result in said.results if isinstance(result, str)]
-    before = _text_of(existing) if existing is not None and rule in ADDS else ""
-    known_tags = _known_tags(output, before)
-    text = shape(output, results, known_tags)
+    text = shape(output, results).strip()
     if not text:
-        if known_tags and shape(output, results):
-            return None
         raise SidecarError(_nothing_left(said, output))
-    if before and _holds(before, text):
-        return None
-    if before and rule == "append":
-        text = before + separator(output, before) + text
-    elif before:
-        text += separator(output, text) + before
+    before = _text_of(existing) if existing is not None and rule in ADDS else ""
+    if before:
+        lacking = shape(output, results, _known_tags(output, before)).strip()
+        if not lacking or any(_is_there(output, rule, before, each) for each in (text, lacking)):
+            return None
+        text = lacking
+        first, second = (before, text) if rule == "append" else (text, before)
+        text = first + separator(output, first) + second
     return f"{text}\n".encode()
 
 
@@ -78,12 +76,18 @@ def _text_of(existing: bytes) -> str:
 
 
 def _known_tags(output: OutputConfig, before: str) -> Collection[str]:
-    """The keys of tags that are there, where only tags are added: none comes twice."""
-    only_tags = output.template is None and all(token == TAGS for token, _ in output.asked)
+    """The keys of tags that are there, where only tags are added, with commas: none comes twice."""
+    only_tags = output.template is None and output.join is None and all(token == TAGS for token, _ in output.asked)
     return {key_of_tag(tag) for tag in split_tags(before)} if only_tags else ()
 
 
-def _holds(before: str, text: str) -> bool:
-    """Tell whether a text is there already, whatever its blanks: without its ledger, too, nothing is added twice."""
+def _is_there(output: OutputConfig, rule: str, before: str, text: str) -> bool:
+    """Tell whether a file holds a text already, whatever its blanks: without a ledger, too, nothing comes twice."""
     words = [re.escape(word) for word in text.split()]
-    return re.search(r"(?<!\w)" + r"\s+".join(words) + r"(?!\w)", before) is not None
+    if re.search(r"(?<!\w)" + r"\s+".join(words) + r"(?!\w)", before):
+        return True
+    # Where it would be added, nothing need tell where it ends: `join` may be anything.
+    if rule == "prepend":
+        return before.startswith((text + separator(output, text)).rstrip())
+    first = before.removesuffix(text)
+    return first != before and first.endswith(separators(output))

@@ -162,6 +162,11 @@ def separator(output: OutputConfig, before: str) -> str:
     return " " if before[-1:] in ENDS else ", "
 
 
+def separators(output: OutputConfig) -> tuple[str, ...]:
+    """All that `separator` may give for this output."""
+    return (separator(output, "."), separator(output, "a"))
+
+
 def _parts(output: OutputConfig, answers: Sequence[Sequence[Line]]) -> dict[str, str]:
     """What the names of a template stand for."""
     tokens = [token for token, _ in output.asked]

@@ -64,6 +64,19 @@ def test_only_the_tags_that_are_not_there_are_added() -> None:
     assert hold(TAGS, b"tree, solo, long hair\n", "append", "solo, long hair, tree") is None
 
 
+@pytest.mark.parametrize("rule", ["append", "prepend"])
+@pytest.mark.parametrize(
+    "options",
+    [{"join": ""}, {"join": " | "}, {"join": "und"}, {"prefix": "p "}, {"prefix": "p ", "join": "; "}, {"suffix": "s"}],
+)
+@pytest.mark.parametrize("existing", [b"mine", b"mine, tree", b"solo, tree, long hair", b"mine."])
+def test_whatever_joins_it_nothing_is_added_twice(options: dict[str, str], rule: str, existing: bytes) -> None:
+    for prompt in ("CAPTION", "GENERATE_TAGS"):
+        output = OutputConfig(prompt=prompt, ext="txt", **options)
+        once = hold(output, existing, rule, "solo, tree")
+        assert once is None or hold(output, once, rule, "solo, tree") is None
+
+
 def test_what_is_not_utf_8_is_not_added_to() -> None:
     with pytest.raises(UnfitSidecar, match="not UTF-8"):
         hold(CAPTION, b"caf\xe9", "append", "a cat")
