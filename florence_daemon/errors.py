@@ -15,7 +15,8 @@ FlorenceError
 ├── Stopping             the daemon takes no new work              HTTP 503
 ├── SidecarError         a sidecar could not be written
 │   ├── SharedSidecar        it belongs to another picture of the same name
-│   └── FolderBlocked        nothing can be written in this folder now
+│   ├── SidecarChanged       it is not what the person who edits it saw    HTTP 409
+│   └── FolderBlocked        nothing can be written in this folder now     HTTP 503
 │       └── DiskFull             there is no space left
 ├── DatasetError         a data set could not be written
 │   └── SampleRefused        it cannot hold this picture
@@ -86,6 +87,10 @@ class UnfitSidecar(SidecarError):
 
 class SharedSidecar(SidecarError):
     """A sidecar would belong to two images: `a.jpg` and `a.png` would both write `a.txt`."""
+
+
+class SidecarChanged(SidecarError):
+    """A sidecar that a person edits was changed, written or removed since they saw it."""
 
 
 class FolderBlocked(SidecarError):

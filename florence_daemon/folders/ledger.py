@@ -6,6 +6,7 @@ between leaves its claim, which the next one takes up.
 
 from __future__ import annotations
 
+import itertools
 import os
 import sqlite3
 import threading
@@ -36,6 +37,8 @@ SET_ASIDE = "EngineCrashed"
 TROUBLED = "(reason IS NOT NULL OR left_over > 0 OR holder IS NOT NULL)"
 SAME_STAMP = """(images.inode IS excluded.inode AND images.size_bytes IS excluded.size_bytes
     AND images.mtime_ns IS excluded.mtime_ns AND images.ctime_ns IS excluded.ctime_ns)"""
+# Of the images that got their sidecars last, no more are looked through for those of the watched folders.
+LATEST_ROWS = 5000
 CLEAN = "holder = NULL, has_begun = 0, left_over = 0, attempts = 0, reason = NULL, error = NULL, next_try_s = NULL"
 
 
@@ -212,6 +215,41 @@ class Ledger:
         self.flush()
         found = (entry_of(os.fsdecode(os.path.join(row[0], row[1])), row[2:]).failure for row in self._file.read(work))
         return sorted((failure for failure in found if failure is not None), key=lambda failure: failure.path)
+
+    def latest(self, is_wanted: Callable[[str], bool], count: int) -> list[tuple[str, float]]:
+        """The images that got their sidecars last, newest first, and when: seconds since the epoch.
+
+        is_wanted: which paths count.
+        """
+
+        def work(connection: sqlite3.Connection) -> list[tuple[str, float]]:
+            rows = connection.execute(
+                """SELECT path, name, ended_s FROM images INDEXED BY latest JOIN directories ON id = directory
+                WHERE reason IS NULL AND ended_s IS NOT NULL AND EXISTS (SELECT 1 FROM sidecars
+                    WHERE sidecars.directory = images.directory AND sidecars.name = images.name)
+                ORDER BY ended_s DESC LIMIT ?""",
+                (LATEST_ROWS,),
+            )
+            paths = ((os.fsdecode(os.path.join(directory, name)), ended_s) for directory, name, ended_s in rows)
+            return list(itertools.islice((each for each in paths if is_wanted(each[0])), count))
+
+        self.flush()
+        return self._file.read(work)
+
+    def edited(self, path: str, written: Written) -> None:
+        """Note that a person wrote a sidecar: none of its texts is this program's own. written: with the digest PERSON.
+
+        The picture and the making in it are those as of which the text counts as good.
+        """
+
+        def work(connection: sqlite3.Connection) -> None:
+            self._name_directories(connection, (path,))
+            connection.execute("INSERT OR IGNORE INTO images (directory, name) VALUES (?, ?)", row_key(path))
+            statement = "DELETE FROM sidecars WHERE directory = ? AND name = ? AND suffix = ?"
+            connection.execute(statement, (*row_key(path), written.suffix))
+            insert_sidecar(connection, path, written, self._clock())
+
+        self._commit(work)
 
     def close(self) -> None:
         """Commit what is left and close the file."""
