@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 from florence_daemon import __version__
+from florence_daemon.activity import Activity
 from florence_daemon.config import Config, ServerConfig
 from florence_daemon.config_file import state_directory
 from florence_daemon.engine.limits import Limits, memory_limit_bytes
@@ -20,6 +21,7 @@ from florence_daemon.folders.ledger import Ledger
 from florence_daemon.folders.needs import Needs
 from florence_daemon.folders.records import making_of
 from florence_daemon.folders.watch import Watcher
+from florence_daemon.gallery import Gallery
 from florence_daemon.http.app import QUEUED_PATHS, create_app
 from florence_daemon.http.fetch import Fetcher
 from florence_daemon.http.places import Places
@@ -31,6 +33,7 @@ from florence_daemon.queue import Job, JobQueue
 from florence_daemon.signals import StopSignal
 from florence_daemon.status import Status
 from florence_daemon.tally import Tally
+from florence_daemon.thumbnails import Thumbnails
 from florence_daemon.upkeep import Upkeep
 from florence_daemon.worker import Folders, Worker
 
@@ -166,12 +169,15 @@ class Daemon:
         tally = Tally()
         queue = JobQueue(config.server.max_queued, on_withdrawn=lambda job: tally.ended(job, "withdrawn"))
         intake = FolderIntake(queue, self.ledger, Needs(self.ledger, partial(making_of, config.model)))
+        self._activity = Activity(time.monotonic)
         self.watcher = Watcher(config.folders, intake, time.monotonic, liveness.expect("watcher"))
+        self._on_done = on_done
         self.works = Works(
-            config, queue, self.ledger, folders=self.watcher, on_done=on_done, liveness=liveness, tally=tally
+            config, queue, self.ledger, folders=self.watcher, on_done=self._note_done, liveness=liveness, tally=tally
         )
         engine, worker = self.works.engine, self.works.worker
-        self._status = Status(config, queue, engine, worker, self.watcher, self.ledger, liveness, tally)
+        self._status = Status(config, queue, engine, worker, self.watcher, self.ledger, liveness, tally, self._activity)
+        self._thumbnails = Thumbnails(state_directory(config.state, os.environ) / "thumbnails")
         places = Places(config.server.max_queued, QUEUED_PATHS)
         app = create_app(
             queue=queue,
@@ -181,9 +187,11 @@ class Daemon:
             status=self._status.everything,
             readiness=self._status.readiness,
             reading=self._status.reading,
+            overview=self._status.overview,
             actions=Upkeep(self.ledger, self.watcher),
             residence=engine,
             fetch=fetcher(config.server),
+            gallery=Gallery(self.ledger, self.watcher, partial(making_of, config.model), self._thumbnails),
             allowed_origins=config.server.allowed_origins,
         )
         self.server = HttpServer(app, config.server, places)
@@ -215,9 +223,14 @@ class Daemon:
         self.watcher.stop()
         self.works.stop(at_once=at_once)
         self.server.stop()
+        self._thumbnails.close()
         self._watching.join(timeout=5.0)
         self.ledger.close()
         log.info("stopped")
+
+    def _note_done(self, job: Job, done: Done) -> None:
+        self._activity.note()
+        self._on_done(job, done)
 
 
 def serve(config: Config, *, greet: Callable[[Config, str], None] = lambda config, address: None) -> int:

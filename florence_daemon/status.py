@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from dataclasses import asdict
 from typing import Any
 
 from florence_daemon import __version__
+from florence_daemon.activity import Activity
 from florence_daemon.config import Config
 from florence_daemon.engine.handle import resident_bytes
 from florence_daemon.engine.process import Engine
@@ -21,6 +23,9 @@ from florence_daemon.logs import printable
 from florence_daemon.queue import JobQueue, Kind
 from florence_daemon.tally import FolderReading, Reading, Tally
 from florence_daemon.worker import Worker
+
+# The page shows so many failures, and how many there are.
+MOST_FAILURES = 100
 
 
 class Status:
@@ -36,6 +41,7 @@ class Status:
         ledger: Ledger,
         liveness: Liveness,
         tally: Tally,
+        activity: Activity,
     ) -> None:
         self.takes_work = False
         self.http_shows_life = liveness.expect("http")
@@ -48,13 +54,32 @@ class Status:
         self._ledger = ledger
         self._liveness = liveness
         self._tally = tally
+        self._activity = activity
 
     def everything(self) -> dict[str, Any]:
         """Everything a person or a program wants to know, as JSON."""
-        counts = self._worker.counts
         return {
             "version": __version__,
             "uptime_s": round(time.monotonic() - self._started_s, 1),
+            **self._work(),
+            "failures": [self._failure_status(each) for each in self._failures()],
+        }
+
+    def overview(self) -> dict[str, Any]:
+        """What the page asks for every few seconds: of many failures some, and nothing that changes for nothing."""
+        failures = self._ledger.failures()
+        shown = list(itertools.islice((each for each in failures if self._is_shown(each.path)), MOST_FAILURES))
+        return {
+            "version": __version__,
+            **self._work(),
+            "failures": [self._failure_status(each) for each in shown],
+            "failures_total": len(shown) if len(shown) < MOST_FAILURES else len(failures),
+            "activity": self._activity.per_minute(),
+        }
+
+    def _work(self) -> dict[str, Any]:
+        counts = self._worker.counts
+        return {
             "model": self._model_status(),
             "queue": self._queue.counts()
             | {
@@ -63,7 +88,6 @@ class Status:
                 "failed": counts.failed,
             },
             "folders": [self._folder_status(root) for root in self._watcher.roots],
-            "failures": [self._failure_status(each) for each in self._failures()],
         }
 
     def reading(self) -> Reading:

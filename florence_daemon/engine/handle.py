@@ -141,7 +141,7 @@ def start_child(settings: EngineSettings) -> Child:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=None if sys.stderr is not None and sys.stderr.isatty() else subprocess.PIPE,
-        **_own_group(),
+        **own_group(),
     )
     if process.stderr is not None:
         threading.Thread(target=relay, args=(process.stderr, "engine: "), name="engine-log", daemon=True).start()
@@ -171,7 +171,7 @@ def _pages(pid: int) -> list[int] | None:
         return None
 
 
-def _own_group() -> dict[str, Any]:
+def own_group() -> dict[str, Any]:
     """Ctrl-C is for the daemon, which ends the engine when its work is done: a group of its own keeps it away."""
     if sys.platform == "win32":
         return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}

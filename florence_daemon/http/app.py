@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Collection
 from typing import Any
@@ -14,11 +13,13 @@ from florence_daemon import errors
 from florence_daemon.http.actions import Actions, ForgetResource, RescanResource, RetryResource
 from florence_daemon.http.asking import Asking
 from florence_daemon.http.chat_request import Fetch
-from florence_daemon.http.contract import error_body
+from florence_daemon.http.contract import error_body, to_json
 from florence_daemon.http.health import LiveResource, PingResource, Readiness, ReadyResource, StatusResource
 from florence_daemon.http.metrics import MetricsResource
 from florence_daemon.http.openai import HEADERS, ChatResource, ModelsResource
 from florence_daemon.http.openapi import OpenApiResource
+from florence_daemon.http.page import OverviewResource, PageResource, TasksResource
+from florence_daemon.http.pictures import CaptionResource, Gallery, PictureResource, PicturesResource, ThumbnailResource
 from florence_daemon.http.places import RETRY_AFTER_S, Places
 from florence_daemon.http.residence import LoadResource, Residence, UnloadResource
 from florence_daemon.http.vision import ModelResource, ProcessImageResource, PromptsResource
@@ -35,6 +36,8 @@ STATUSES: tuple[tuple[type[errors.FlorenceError], Callable[..., falcon.HTTPError
     (errors.PromptError, falcon.HTTPBadRequest, None),
     (errors.PictureError, falcon.HTTPBadRequest, None),
     (errors.UnknownPath, falcon.HTTPNotFound, None),
+    (errors.SidecarChanged, falcon.HTTPConflict, None),
+    (errors.FolderBlocked, falcon.HTTPServiceUnavailable, 30),
     (errors.QueueFull, falcon.HTTPServiceUnavailable, RETRY_AFTER_S),
     (errors.Stopping, falcon.HTTPServiceUnavailable, 10),
     (errors.CheckpointError, falcon.HTTPServiceUnavailable, 30),
@@ -50,9 +53,11 @@ def create_app(
     model_name: Callable[[], str],
     request_timeout_s: float,
     status: Callable[[], dict[str, Any]],
+    overview: Callable[[], dict[str, Any]],
     readiness: Callable[[], Readiness],
     reading: Callable[[], Reading],
     actions: Actions,
+    gallery: Gallery,
     residence: Residence,
     fetch: Fetch | None = None,
     allowed_origins: Collection[str] = (),
@@ -62,7 +67,7 @@ def create_app(
     asking = Asking(queue, residence.keep_alive, request_timeout_s)
     app: falcon.App[Any, Any] = falcon.App(middleware=cors)
     app.set_error_serializer(_serialize)
-    app.resp_options.media_handlers[falcon.MEDIA_JSON] = falcon.media.JSONHandler(dumps=_to_json)
+    app.resp_options.media_handlers[falcon.MEDIA_JSON] = falcon.media.JSONHandler(dumps=to_json)
     app.add_error_handler(Exception, _unforeseen)
     app.add_error_handler(errors.FlorenceError, _translate)
     app.req_options.keep_blank_qs_values = True
@@ -84,12 +89,16 @@ def create_app(
     app.add_route("/forget", ForgetResource(actions))
     app.add_route("/rescan", RescanResource(actions))
     app.add_route("/openapi.json", OpenApiResource(model_name))
+    page = PageResource()
+    app.add_route("/", page)
+    app.add_route("/page/{name}", page)
+    app.add_route("/overview", OverviewResource(overview))
+    app.add_route("/tasks", TasksResource())
+    app.add_route("/pictures", PicturesResource(gallery))
+    app.add_route("/pictures/{id}", PictureResource(gallery))
+    app.add_route("/pictures/{id}/thumbnail", ThumbnailResource(gallery))
+    app.add_route("/pictures/{id}/caption", CaptionResource(gallery))
     return app
-
-
-def _to_json(media: Any) -> bytes:
-    """JSON in UTF-8; what UTF-8 cannot hold (bytes of odd file names) stays an escape, which is JSON too."""
-    return json.dumps(media, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 def _serialize(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError) -> None:

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from florence_daemon.config import ServerConfig, is_loopback
+from florence_daemon.http.contract import PAGE_PATHS
 
-# What a load balancer or a service manager asks, and has no token for.
-OPEN_PATHS = frozenset({"/health/live", "/health/ready", "/ping"})
+# What a load balancer or a service manager asks, and has no token for; and the page before a person has signed in.
+OPEN_PATHS = PAGE_PATHS | {"/health/live", "/health/ready", "/ping"}
 AUTHORITY = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9_.-]+))(?::\d{1,5})?")
 
 

@@ -10,7 +10,7 @@ import falcon
 
 from florence_daemon import __version__
 from florence_daemon.engine.process import MODEL_STATES
-from florence_daemon.http import openapi_v1
+from florence_daemon.http import openapi_v1, page_schemas
 from florence_daemon.http.question import LIMITS, MAX_PROMPTS, MAX_TEXT, PRIORITIES
 from florence_daemon.tasks import TASKS, prompt_tokens
 
@@ -30,6 +30,7 @@ ERRORS = {
     "403": "The host is not this server's, or the page is another site's",
     "404": "Nothing is known of this path",
     "408": "The request did not arrive whole in time",
+    "409": "The caption is not what the person saw who edits it",
     "413": "The request is larger than server.max_body_mb",
     "415": "Another Content-Type",
     "422": "A member is missing or out of range, or the picture brought the engine down three times",
@@ -64,7 +65,12 @@ def document(model_name: str) -> Schema:
         "paths": {path: {method: operation} for path, method, operation in _operations(model_name)},
         "components": {
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": "server.token"}},
-            "schemas": {"Error": _error(), "Result": _result(), "Status": _status()},
+            "schemas": {
+                "Error": _error(),
+                "Picture": page_schemas.picture(),
+                "Result": _result(),
+                "Status": _status(),
+            },
             "responses": {code: _error_response(code) for code in ERRORS},
         },
     }
@@ -86,6 +92,7 @@ def _operations(model_name: str) -> list[tuple[str, str, Schema]]:
         ("/health/ready", "get", _ready(ready)),
         ("/ping", "get", _text("ping", "`pong`", is_open=True)),
         ("/metrics", "get", _text("metrics", "What is measured, in Prometheus' text format")),
+        *_page_operations(),
         ("/openapi.json", "get", _get("openapi", "This description", {"type": "object"})),
         ("/retry", "post", _action("retry", "Try failed images again, all or those at or below path", "retried")),
         ("/forget", "post", _action("forget", "Drop what is noted of the images at or below path", "forgotten", True)),
@@ -93,6 +100,45 @@ def _operations(model_name: str) -> list[tuple[str, str, Schema]]:
         ("/load", "post", _state_action("load", "Load the model now", {"keep_alive": openapi_v1.KEEP_ALIVE})),
         ("/unload", "post", _state_action("unload", "Unload the model once nothing is asked of it", {})),
     ]
+
+
+def _page_operations() -> list[tuple[str, str, Schema]]:
+    """What the page at `/` uses; each answers 304 to a client that has the answer already."""
+    overview = page_schemas.overview(_status())
+    limit = _parameter("limit", "query", {"type": "integer", "minimum": 1, "maximum": page_schemas.MOST_PICTURES})
+    version = _parameter("v", "query", {"type": "string", "description": "the picture's thumbnail: changes with it"})
+    id = _parameter("id", "path", {"type": "string", "pattern": page_schemas.ID}) | {"required": True}
+    picture = {"$ref": "#/components/schemas/Picture"}
+    thumbnail = _get("thumbnail", "A captioned picture made small", {}) | {"parameters": [id, version]}
+    thumbnail["responses"] |= {
+        "200": {"description": "The picture", "content": {"image/webp": {}}},
+        **_errors("404", "503"),
+    }
+    one = _get("picture", "A captioned picture", picture) | {"parameters": [id]}
+    one["responses"] |= _errors("404", "503")
+    latest = _get("pictures", "The pictures captioned last", page_schemas.pictures()) | {"parameters": [limit]}
+    latest["responses"] |= _errors("422", "503")
+    edit = {
+        "operationId": "edit_caption",
+        "summary": "Write a person's text into a caption's file, if that is still as the person saw it",
+        "parameters": [id],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": page_schemas.edit()}}},
+        "responses": {"200": _json("The picture", picture), **_errors("404", "409", "415", "422", "503")},
+    }
+    operations = [
+        ("/overview", "get", _get("overview", "What the page shows of the daemon's work", overview)),
+        ("/tasks", "get", _get("tasks", "What a picture can be asked", page_schemas.tasks())),
+        ("/pictures", "get", latest),
+        ("/pictures/{id}", "get", one),
+        ("/pictures/{id}/thumbnail", "get", thumbnail),
+    ]
+    for _, _, operation in operations:
+        operation["responses"]["304"] = {"description": "The client has it: If-None-Match"}
+    return [*operations, ("/pictures/{id}/caption", "put", edit)]
+
+
+def _parameter(name: str, where: str, schema: Schema) -> Schema:
+    return {"name": name, "in": where, "schema": schema}
 
 
 def _get(name: str, summary: str, schema: Schema, *, is_open: bool = False) -> Schema:

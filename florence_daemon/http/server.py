@@ -21,8 +21,9 @@ from florence_daemon.http.channel import Channel, Limits
 from florence_daemon.http.guards import Guards, Head, Refusal
 from florence_daemon.http.places import Places
 
-# Threads beyond those that wait for the model, so that health and status always answer.
-SPARE_THREADS = 4
+# Threads beyond those that wait for the model, so that health and status always answer: the page may hold as many as
+# look into folders, and as many as wait for thumbnails, where a share hangs.
+SPARE_THREADS = 12
 # Connections beyond the requests that may wait or run. When one more comes, that which has been waited for longest is
 # closed, so slow or silent clients can never shut others out. (Each is a descriptor, and 1,024 is a usual limit.)
 SPARE_CONNECTIONS = 224

@@ -14,14 +14,16 @@ from typing import Any
 
 import httpx
 
+from florence_daemon.activity import MINUTES
 from florence_daemon.config import ModelConfig, ServerConfig
 from florence_daemon.engine.process import EngineState
-from florence_daemon.errors import UnknownPath
+from florence_daemon.errors import SidecarChanged, UnknownPath
 from florence_daemon.folders.ledger import Ledger
 from florence_daemon.folders.records import making_of
 from florence_daemon.http.app import QUEUED_PATHS, create_app
 from florence_daemon.http.chat_request import Fetch
 from florence_daemon.http.health import Readiness
+from florence_daemon.http.pictures import Caption, Shown
 from florence_daemon.http.places import Places
 from florence_daemon.http.server import HttpServer
 from florence_daemon.queue import JobQueue, Kind
@@ -79,6 +81,42 @@ class FakeResidence:
         return EngineState(self.name)
 
 
+class FakeGallery:
+    """Knows one picture, `/pictures/a.jpg`, with one caption; keeps what it was told to write."""
+
+    path = "/pictures/a.jpg"
+    version = "0" * 32
+
+    def __init__(self) -> None:
+        self.text = "a caption"
+        self.edits: list[tuple[str, str, str | None]] = []
+
+    def latest(self, count: int) -> list[Shown]:
+        return [self._shown(7.0)][:count]
+
+    def picture(self, path: str) -> Shown:
+        self._check(path)
+        return self._shown()
+
+    def thumbnail(self, path: str, version: str | None = None) -> tuple[str, bytes | None]:
+        self._check(path)
+        return "small", None if version == "small" else b"RIFF small WEBP"
+
+    def edit(self, path: str, ext: str, text: str, version: str | None) -> Shown:
+        self._check(path)
+        if version not in (None, self.version):
+            raise SidecarChanged("a.txt: was changed meanwhile by somebody else; nothing was written")
+        self.edits.append((ext, text, version))
+        return self._shown()
+
+    def _shown(self, captioned_s: float | None = None) -> Shown:
+        return Shown(self.path, "/pictures", (Caption(".txt", self.text, self.version, False),), "small", captioned_s)
+
+    def _check(self, path: str) -> None:
+        if path != self.path:
+            raise UnknownPath(f"{path!r}: no captioned image of a watched folder")
+
+
 class Api:
     """A server whose engine does what the test says."""
 
@@ -90,6 +128,7 @@ class Api:
         self.actions = FakeActions()
         self.queue = JobQueue(config.max_queued, on_withdrawn=lambda job: self.tally.ended(job, "withdrawn"))
         self.worker = Worker(self.queue, engine, Ledger(), partial(making_of, ModelConfig()), tally=self.tally)
+        self.gallery = FakeGallery()
         places = Places(config.max_queued, QUEUED_PATHS)
         app = create_app(
             queue=self.queue,
@@ -97,11 +136,13 @@ class Api:
             model_name=lambda: "some/model",
             request_timeout_s=config.request_timeout_s,
             status=self._status,
+            overview=self._overview,
             readiness=lambda: self.readiness,
             reading=self._reading,
             actions=self.actions,
             residence=self.residence,
             fetch=fetch,
+            gallery=self.gallery,
             allowed_origins=config.allowed_origins,
         )
         self.server = HttpServer(app, config, places)
@@ -141,6 +182,11 @@ class Api:
         parts = [_part(each) for each in content or ("CAPTION", DATA_URI)]
         messages = [{"role": "user", "content": parts}]
         return self.http.post("/v1/chat/completions", json={"model": "some/model", "messages": messages} | members)
+
+    def _overview(self) -> dict[str, Any]:
+        status = self._status()
+        del status["uptime_s"]
+        return status | {"failures_total": 0, "activity": [0] * MINUTES}
 
     def process(self, **members: Any) -> httpx.Response:
         return self.http.post("/process_image", json={"image": BASE64, "prompt": "<CAPTION>"} | members)

@@ -41,6 +41,7 @@ def test_every_address_is_described_and_every_error_documented() -> None:
         *("/process_image", "/model", "/prompts", "/status", "/health/live", "/health/ready", "/openapi.json"),
         *("/retry", "/forget", "/rescan", "/load", "/unload", "/ping", "/metrics"),
         *("/v1/models", "/v1/models/{id}", "/v1/chat/completions"),
+        *("/overview", "/tasks", "/pictures", "/pictures/{id}", "/pictures/{id}/thumbnail", "/pictures/{id}/caption"),
     }
     codes = {kind().status[:3] for _, kind, _ in STATUSES}
     assert codes <= set(described["components"]["responses"])
