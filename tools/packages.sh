@@ -7,6 +7,7 @@ install_packages() {
     command -v "$command" >/dev/null || missing+=($package)
   done <<'COMMANDS'
 bindfs bindfs
+chromium chromium
 curl curl
 debootstrap debootstrap
 faketime faketime
