@@ -23,6 +23,8 @@ from playwright.sync_api import Browser, Page, Route, sync_playwright
 
 from florence_daemon.demo_pictures import draw_picture, encode_picture
 
+# A large one, wider than high.
+ASKED = 19
 DOCS = Path(__file__).parents[1] / "docs"
 # What the pictures show instead of this machine's own directory.
 SHOWN = "/home/you/Pictures"
@@ -38,7 +40,7 @@ def main() -> None:
         process, url = start(Path(home))
         try:
             inbox = Path(home) / "inbox"
-            (inbox / "IMG_2041.jpg").write_bytes(picture(random.Random(2041))[:9000])
+            (inbox / "IMG_2041.jpg").write_bytes(picture(random.Random(2041))[:2000])
             bring(inbox, minutes)
             wait_until_done(url)
             with sync_playwright() as playwright:
@@ -78,13 +80,13 @@ def bring(inbox: Path, minutes: float) -> None:
             (inbox / f"sketch-{number}.jpg").write_bytes(picture(chance))
         time.sleep(chance.uniform(1, 12))
     for number in range(1, 13):
-        (inbox / f"drawing-{number:02}.jpg").write_bytes(picture(random.Random(number)))
+        (inbox / f"drawing-{number:02}.jpg").write_bytes(picture(random.Random(number), (960, 720)))
         time.sleep(0.3)
 
 
-def picture(chance: random.Random) -> bytes:
+def picture(chance: random.Random, size_px: tuple[int, int] | None = None) -> bytes:
     """A picture of coloured shapes, which the demo model knows."""
-    return encode_picture(draw_picture(chance).image, "JPEG")
+    return encode_picture(draw_picture(chance, size_px).image, "JPEG")
 
 
 def wait_until_done(url: str) -> None:
@@ -99,7 +101,7 @@ def wait_until_done(url: str) -> None:
 
 def looks() -> list[tuple[str, dict[str, Any]]]:
     """The pictures by name, with what each is seen with."""
-    desktop = {"viewport": {"width": 1280, "height": 1120}}
+    desktop = {"viewport": {"width": 1280, "height": 1360}}
     phone = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "has_touch": True, "is_mobile": True}
     return [
         ("page.png", desktop | {"color_scheme": "light"}),
@@ -114,9 +116,9 @@ def take(browser: Browser, url: str, home: str, path: Path, **options: Any) -> N
     page = context.new_page()
     page.route("**/overview", lambda route: _rename(route, home))
     page.goto(url)
-    page.locator(".card .thumbnail img").first.wait_for()
+    page.locator(".card").first.wait_for()
     page.locator("#file").set_input_files(
-        {"name": "table.jpg", "mimeType": "image/jpeg", "buffer": picture(random.Random(3))}
+        {"name": "table.jpg", "mimeType": "image/jpeg", "buffer": picture(random.Random(ASKED))}
     )
     page.get_by_label("Prompt").select_option("<OD>")
     page.get_by_role("button", name="Ask", exact=True).click()
@@ -128,13 +130,13 @@ def take(browser: Browser, url: str, home: str, path: Path, **options: Any) -> N
 
 
 def _wait_for_thumbnails(page: Page) -> None:
-    page.wait_for_function(
-        """[...document.querySelectorAll(".thumbnail")].every((frame) => {
-          const place = frame.getBoundingClientRect();
-          return place.top > innerHeight || frame.querySelector("img")?.naturalWidth > 0;
-        })"""
-    )
-    page.wait_for_function("!document.getElementById('said').textContent")
+    """Wait until every thumbnail that can be seen is there, and what was said is gone."""
+    is_quiet = """() => !document.getElementById("said").textContent &&
+      [...document.querySelectorAll(".thumbnail")].every((frame) => {
+        return frame.getBoundingClientRect().top > innerHeight || frame.querySelector("img")?.naturalWidth > 0;
+      })"""
+    while not page.evaluate(is_quiet):
+        time.sleep(0.1)
 
 
 def _rename(route: Route, home: str) -> None:

@@ -46,7 +46,7 @@ function drawn(place, letter, width, height) {
   }
   if (place.label) {
     const [x1, y1] = place.box;
-    const long = Math.min(place.label.length * letter * 0.56 + letter, width);
+    const long = Math.min(place.label.length * letter * 0.6 + letter, width);
     const x = Math.max(0, Math.min(x1, width - long));
     const y = Math.max(0, Math.min(y1 - letter * 1.5, height - letter * 1.5));
     const sign = svg("rect", { x, y, width: long, height: letter * 1.5, rx: letter * 0.25, class: "sign" });

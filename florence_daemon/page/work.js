@@ -170,11 +170,11 @@ function showFailures(failures, total) {
 }
 
 function makeFailure(failure) {
-  const name = failure.path.split(/[\\/]/).pop();
+  const name = nameOf(failure);
   return el(
     "li",
     {},
-    el("div", {}, el("span", { className: "path" }, failure.path), el("p", { className: "reason" }), el("p", { className: "hint" })),
+    el("div", {}, el("span", { className: "path", title: failure.path }, name), el("p", { className: "reason" }), el("p", { className: "hint" })),
     el("button", { type: "button", aria: { label: `Try ${name} again` }, on: { click: () => retry(failure.path) } }, "Try again"),
   );
 }
@@ -183,7 +183,13 @@ function updateFailure(item, failure) {
   setText(item.querySelector(".reason"), failure.reason);
   const tries = failure.attempts === 1 ? "tried once" : `tried ${failure.attempts} times`;
   const next = failure.next_try_in_s;
-  setText(item.querySelector(".hint"), next === null ? tries : `${tries}, again in ${duration(Math.round(next))}`);
+  const folder = failure.path.slice(0, -nameOf(failure).length - 1);
+  const when = next === null ? tries : `${tries}, again in ${duration(Math.round(next))}`;
+  setText(item.querySelector(".hint"), `${folder} · ${when}`);
+}
+
+function nameOf(failure) {
+  return failure.path.split(/[\\/]/).pop();
 }
 
 async function retry(path) {

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
+from florence_daemon.demo_pictures import draw_shapes, encode_picture
 from florence_daemon.http.openapi import document
 from tests.conftest import RunningDaemon, wait_for
 from tests.page.browser import PHONE, check_accessible, is_wider_than_its_window, open_browser, visit
@@ -73,9 +74,10 @@ def has_loaded(image: Locator) -> bool:
     return bool(image.evaluate("image => image.complete && image.naturalWidth > 0"))
 
 
-def choose(page: Page, name: str = "dropped.jpg") -> None:
+def choose(page: Page, name: str = "dropped.jpg", content: bytes | None = None) -> None:
     """Drop a picture onto the page, as from a file manager."""
-    picture = base64.b64encode(jpeg()).decode()
+    picture = base64.b64encode(content or jpeg()).decode()
+    expect(page.locator("#stage")).to_be_visible()
     page.evaluate(
         """([base64, name]) => {
           const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
@@ -198,17 +200,27 @@ def test_dropped_picture_is_captioned_and_its_objects_are_drawn_over_it(page: Pa
     # The circle is drawn from (60, 150) to (250, 340) of 640 × 480.
     assert over["x"] - under["x"] == pytest.approx(60 / 640 * under["width"], abs=20)
     assert over["y"] + over["height"] - under["y"] == pytest.approx(340 / 480 * under["height"], abs=20)
-    with page.expect_request("**/process_image") as sent:
-        ask(page, "<OPEN_VOCABULARY_DETECTION>", "a blue square")
-    assert b"a blue square" in (sent.value.post_data_buffer or b"")
-    expect(page.get_by_role("button", name="Ask", exact=True)).to_be_enabled()
+    with page.expect_response("**/process_image") as answered:
+        ask(page, "<OPEN_VOCABULARY_DETECTION>", "a blue square")  # It is refused without its text.
+    assert answered.value.ok
+    expect(page.locator("#answer .places, #answer .hint")).to_be_visible()
     check_accessible(page)
+
+
+@pytest.mark.parametrize("size_px", [(90, 260), (1600, 200), (400, 3000)])
+def test_what_is_drawn_over_a_picture_covers_it_whatever_its_shape(page: Page, size_px: tuple[int, int]) -> None:
+    choose(page, content=encode_picture(draw_shapes(size_px, []).image, "JPEG"))
+    wait_for(lambda: has_loaded(page.locator("#preview")), what="the picture")
+    shown, over = page.locator("#preview").bounding_box(), page.locator("#overlay").bounding_box()
+    assert shown is not None
+    assert over == pytest.approx(shown, abs=1)
+    assert shown["width"] / shown["height"] == pytest.approx(size_px[0] / size_px[1], rel=0.03)
 
 
 def test_region_is_drawn_with_the_pointer_or_written(page: Page) -> None:
     choose(page)
     page.get_by_label("Prompt").select_option("<REGION_TO_DESCRIPTION>")
-    page.wait_for_function("document.getElementById('preview').naturalWidth > 0")
+    wait_for(lambda: has_loaded(page.locator("#preview")), what="the picture")
     box = page.locator("#overlay").bounding_box()
     assert box is not None
     page.mouse.move(box["x"] + box["width"] * 0.25, box["y"] + box["height"] * 0.5)
@@ -227,6 +239,7 @@ def test_picture_is_pasted_or_chosen_and_a_refusal_is_told(
     browser: Browser, daemon: RunningDaemon, folder: Path
 ) -> None:
     with visit(browser, daemon.url, refused=[400]) as page:
+        expect(page.locator("#stage")).to_be_visible()
         page.evaluate(
             """() => {
               const pasted = new DataTransfer();
