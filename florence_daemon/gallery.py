@@ -81,16 +81,17 @@ class Gallery:
         """Have the sidecar count as a person's, made of the picture and the settings as they are."""
         stamp = directory.stamp_of(os.path.basename(path))
         before = next((each for each in reversed(entry.written) if each.suffix == ext), None)
+        output = next((each for each in root.folder.outputs if each.ending == ext), None)
         if stamp is None:
             return
         if before is not None and (before.size_bytes, before.mtime_ns) == (stamp.size_bytes, stamp.mtime_ns):
-            written = replace(before, digest=PERSON)
+            self._ledger.edited(path, replace(before, digest=PERSON))
         elif before is not None:
-            written = Written(ext, PERSON, stamp.size_bytes, stamp.mtime_ns, None, before.making)
-        else:
-            output = next(each for each in root.folder.outputs if each.suffix == ext)
-            written = Written(ext, PERSON, stamp.size_bytes, stamp.mtime_ns, None, self._makes(output))
-        self._ledger.edited(path, written)
+            self._ledger.edited(path, Written(ext, PERSON, stamp.size_bytes, stamp.mtime_ns, None, before.making))
+        elif output is not None and output.rule(root.folder.overwrite) == "always":
+            # All other rules leave a file alone, or add to it, of which the ledger knows nothing.
+            making = self._makes(output)
+            self._ledger.edited(path, Written(ext, PERSON, stamp.size_bytes, stamp.mtime_ns, None, making))
 
     def _latest(self, count: int) -> Iterator[Shown]:
         answering = [root for root in self._watcher.roots if self._watcher.health_of(root).state != "failed"]
@@ -153,7 +154,7 @@ def _version_of(directory: Directory, path: str) -> str:
 
 def _suffixes(root: RootWatcher, entry: Entry) -> list[str]:
     """The endings of an image's captions: those that were written, and those that are to be."""
-    found = [*(output.suffix for output in root.folder.outputs), *(each.suffix for each in entry.written)]
+    found = [*(output.ending for output in root.folder.outputs), *(each.suffix for each in entry.written)]
     return [suffix for suffix in dict.fromkeys(found) if not suffix.endswith(NOT_CAPTIONS)]
 
 
@@ -165,9 +166,9 @@ def _caption(directory: Directory, path: str, suffix: str, ours: set[tuple[str, 
     """The sidecar as it is; None when there is none."""
     try:
         content = directory.read(_sidecar(path, suffix), MOST_BYTES)
+        if content is None:
+            return None
         text = content.decode("utf-8-sig")
-    except FileNotFoundError:
-        return None
     except OSError as error:
         return Caption(suffix, "", None, True, f"it cannot be read: {error.strerror}")
     except UnicodeDecodeError:

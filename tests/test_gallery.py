@@ -26,8 +26,8 @@ from florence_daemon.intake import FolderIntake
 from florence_daemon.queue import JobQueue
 from florence_daemon.thumbnails import Thumbnails
 
-CAPTION = OutputConfig("CAPTION", "txt")
-TAGS = OutputConfig("GENERATE_TAGS", "tag")
+CAPTION = OutputConfig(prompt="CAPTION", ext="txt")
+TAGS = OutputConfig(prompt="GENERATE_TAGS", ext="tag")
 OUTPUTS = (CAPTION, TAGS)
 MAKES = partial(making_of, ModelConfig())
 
@@ -43,11 +43,11 @@ class Clock:
 class Rooms:
     """A watched folder with a ledger and a gallery; `caption` does as the daemon does after an answer."""
 
-    def __init__(self, folder: Path, state: Path | None = None) -> None:
+    def __init__(self, folder: Path, state: Path | None = None, overwrite: str = "never") -> None:
         self.folder = folder
         self.ledger = Ledger(state, Clock())
         intake = FolderIntake(JobQueue(8), self.ledger, Needs(self.ledger, MAKES))
-        self.watcher = Watcher([FolderConfig(folder, outputs=OUTPUTS)], intake, time.monotonic)
+        self.watcher = Watcher([FolderConfig(folder, outputs=OUTPUTS, overwrite=overwrite)], intake, time.monotonic)
         self.thumbnails = Thumbnails(folder.parent / "thumbnails")
         self.gallery = Gallery(self.ledger, self.watcher, MAKES, self.thumbnails)
 
@@ -58,9 +58,9 @@ class Rooms:
         stamp = stamp_of(path)
         assert stamp is not None
         content = (text + "\n").encode()
-        written = Written(output.suffix, digest_of(content), stamp.size_bytes, stamp.mtime_ns, None, MAKES(output))
+        written = Written(output.ending, digest_of(content), stamp.size_bytes, stamp.mtime_ns, None, MAKES(output))
         self.ledger.writing(path, [written])
-        Path(path).with_suffix(output.suffix).write_bytes(content)
+        Path(path).with_suffix(output.ending).write_bytes(content)
         self.ledger.written(path, [written])
         return path
 
@@ -128,14 +128,14 @@ def test_latest_are_the_same_after_a_restart(tmp_path: Path) -> None:
 def test_all_captions_are_shown_and_what_is_none_is_not(rooms: Rooms) -> None:
     path = rooms.caption("a.jpg", "tags, more tags", TAGS)
     rooms.folder.joinpath("a.txt").write_bytes(b"\xff\xfe not text")
-    rooms.caption("a.jpg", "{}", OutputConfig("OD", "json"))
+    rooms.caption("a.jpg", "{}", OutputConfig(prompt="OD", ext="json"))
     captions = {caption.ext: caption for caption in rooms.gallery.picture(path).captions}
     assert set(captions) == {".txt", ".tag"}
     assert captions[".tag"].text == "tags, more tags"
     assert (captions[".txt"].problem, captions[".txt"].version) == ("it is not UTF-8", None)
     rooms.folder.joinpath("a.txt").write_bytes(b"x" * 100_000)
     large = next(caption for caption in rooms.gallery.picture(path).captions if caption.ext == ".txt")
-    assert large.problem == "it cannot be read: 100000 bytes, and the limit is 65536"
+    assert large.problem == "it cannot be read: is larger than 65,536 bytes"
 
 
 def test_edit_is_written_whole_and_shown(rooms: Rooms) -> None:
@@ -160,13 +160,25 @@ def test_what_a_person_saved_is_never_made_anew_but_by_always(rooms: Rooms, text
     assert rooms.gallery.picture(path).captions[0].by_person
 
 
-def test_edit_stays_under_always_until_something_changes(rooms: Rooms) -> None:
+def test_edit_stays_under_always_until_something_changes(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    rooms = Rooms(tmp_path / "pictures", overwrite="always")
     path = rooms.caption("a.jpg", "tags", TAGS)
     rooms.folder.joinpath("a.txt").write_text("there before the program came\n")
     for text in ("mine", "mine again"):
         rooms.gallery.edit(path, ".txt", text, version_of(rooms.gallery.picture(path)))
         assert rooms.due(path, "always", ModelConfig().name) == []
     assert rooms.due(path, "always", "another/model") == ["txt", "tag"]
+    rooms.close()
+
+
+def test_what_is_to_be_added_to_an_edited_file_is_still_added(rooms: Rooms) -> None:
+    path = rooms.caption("a.jpg", "tags", TAGS)
+    rooms.folder.joinpath("a.txt").write_text("there before the program came\n")
+    rooms.gallery.edit(path, ".txt", "mine", version_of(rooms.gallery.picture(path)))
+    assert rooms.due(path, "append") == ["txt"]
+    rooms.gallery.edit(path, ".tag", "my tags", version_of(rooms.gallery.picture(path), ".tag"))
+    assert rooms.due(path, "append") == ["txt"]
 
 
 def test_edit_of_what_was_changed_meanwhile_loses_neither(rooms: Rooms) -> None:

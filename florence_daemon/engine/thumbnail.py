@@ -6,6 +6,7 @@ It is started when the page wants one, and ended when it wants none any more (`f
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import json
 import os
@@ -55,7 +56,10 @@ def read(root: str, path: str) -> bytes:
     """The file's bytes. Raises: OSError."""
     directory, name = os.path.split(path)
     with Directory(directory, root) as opened:
-        return opened.read(name, MOST_BYTES)
+        content = opened.read(name, MOST_BYTES)
+    if content is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    return content
 
 
 def make(content: bytes) -> bytes:

@@ -24,10 +24,6 @@ PERSON = bytes(16)
 SHAPES_NOTHING = ("prompt", "prompts", "text", "ext", "overwrite")
 
 
-# The digest that stands for "a person wrote this": no text has it, so no text of that sidecar is this program's own.
-PERSON = bytes(16)
-
-
 @dataclass(frozen=True)
 class Making:
     """What decides a text besides the picture.

@@ -14,7 +14,7 @@ PICTURES, MOST_PICTURES = 24, 240
 # Characters of a caption; a trainer reads some hundreds.
 MOST_CHARACTERS = 16000
 # A caption's ending with its dot, what stands for its bytes, and for a picture.
-EXTENSION = r"^\.[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$"
+EXTENSION = r'^\.[^\x00-\x1f\x7f/\\:*?"<>|]{1,64}$'
 VERSION = r"^[0-9a-f]{32}$"
 ID = r"^[A-Za-z0-9_-]+$"
 
