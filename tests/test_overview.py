@@ -20,6 +20,7 @@ from florence_daemon.intake import FolderIntake
 from florence_daemon.liveness import Liveness
 from florence_daemon.queue import JobQueue
 from florence_daemon.status import MOST_FAILURES, Status
+from florence_daemon.tally import Tally
 from florence_daemon.worker import Worker
 from tests.conftest import FakeEngine
 
@@ -31,7 +32,9 @@ def test_of_many_failures_it_tells_some_and_how_many_there_are(tmp_path: Path, e
     watcher = Watcher(config.folders, FolderIntake(queue, ledger, Needs(ledger, makes)), time.monotonic)
     real = Engine(EngineSettings("demo"), 300)
     worker = Worker(queue, engine, ledger, makes)
-    status = Status(config, queue, real, worker, watcher, ledger, Liveness(time.monotonic), Activity(time.monotonic))
+    status = Status(
+        config, queue, real, worker, watcher, ledger, Liveness(time.monotonic), Tally(), Activity(time.monotonic)
+    )
     for number in range(MOST_FAILURES + 50):
         path = tmp_path / f"{number:03}.jpg"
         path.touch()
@@ -39,7 +42,7 @@ def test_of_many_failures_it_tells_some_and_how_many_there_are(tmp_path: Path, e
         overview = status.overview()
         assert overview["failures_total"] == number + 1
         assert len(overview["failures"]) == min(number + 1, MOST_FAILURES)
-    described = document()["paths"]["/overview"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
-    assert set(overview) == set(described["properties"])
+    described = document("demo")["paths"]["/overview"]["get"]["responses"]["200"]["content"]["application/json"]
+    assert set(overview) == set(described["schema"]["properties"])
     real.close()
     worker.close()

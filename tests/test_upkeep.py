@@ -40,7 +40,7 @@ def watching(*folders: Path) -> str:
 
 def check_described(status: dict[str, Any]) -> None:
     """Hold a real status to `/openapi.json`: every member is described, and is what it is described as."""
-    described = document()["components"]["schemas"]["Status"]
+    described = document("demo")["components"]["schemas"]["Status"]
     schemas = [described, described["properties"]["model"], described["properties"]["queue"]]
     shown = [status, status["model"], status["queue"]]
     for name in ("folders", "failures"):

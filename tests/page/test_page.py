@@ -116,7 +116,7 @@ def test_it_shows_what_the_daemon_did_and_how_it_is(page: Page, folder: Path) ->
 
 
 def test_what_the_page_asks_for_is_as_described(daemon: RunningDaemon) -> None:
-    schemas = document()["components"]["schemas"]
+    schemas = document("demo")["components"]["schemas"]
     shown = daemon.get("/pictures?limit=3")["pictures"]
     assert len(shown) == 3
     for each in shown:
@@ -185,6 +185,16 @@ def test_failure_is_tried_again_when_told(page: Page, daemon: RunningDaemon) -> 
         expect(page.locator("#said")).to_have_text("One picture is tried again.")
         wait_for(lambda before=before: tries() > before, what=f"{button} to do so")
         expect(page.get_by_role("button", name="Try text.jpg again")).to_be_visible()
+
+
+def test_model_is_unloaded_and_loaded_by_its_button(page: Page, daemon: RunningDaemon) -> None:
+    expect(page.locator("#model-state")).to_have_text("loaded")
+    page.get_by_role("button", name="Unload").click()
+    expect(page.locator("#model-state")).to_have_text("not loaded")
+    assert daemon.engine_pid() is None
+    page.get_by_role("button", name="Load", exact=True).click()
+    expect(page.locator("#model-state")).to_have_text("loaded")
+    assert daemon.engine_pid() is not None
 
 
 def test_dropped_picture_is_captioned_and_its_objects_are_drawn_over_it(page: Page) -> None:
