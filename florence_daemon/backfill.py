@@ -6,7 +6,7 @@ import concurrent.futures
 import itertools
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from florence_daemon.daemon import Works
 from florence_daemon.engine.protocol import Done, Stages
 from florence_daemon.errors import (
     CheckpointError,
+    ConfigError,
     DiskFull,
     EngineCrashed,
     FlorenceError,
@@ -29,12 +30,14 @@ from florence_daemon.errors import (
 )
 from florence_daemon.folders import sidecars
 from florence_daemon.folders.asking import asks_of
+from florence_daemon.folders.inherited import Inherited
 from florence_daemon.folders.ledger import SET_ASIDE, Ledger
 from florence_daemon.folders.names import is_image_name
 from florence_daemon.folders.needs import Makes, Needs, leaves_existing, owner_of, shared_sidecar
 from florence_daemon.folders.records import Entry, Making, making_of, prompt_of, shape_of
 from florence_daemon.folders.scan import Listing, list_directories
 from florence_daemon.folders.settle import stamp_of
+from florence_daemon.overrides import OF_FOLDER, Settings
 from florence_daemon.queue import Image, Job, JobQueue, Kind
 from florence_daemon.sidecar_writer import SidecarWriter
 from florence_daemon.worker import reason_of
@@ -72,12 +75,16 @@ class Backfill:
         ledger: Ledger,
         makes: Makes,
         *,
-        overwrite: str = "never",
+        overwrite: str | None = None,
+        given: Collection[str] = (),
+        watched: Sequence[FolderConfig] = (),
         on_unreadable: Callable[[OSError], None] = lambda error: None,
     ) -> None:
         """makes: how each output is made now.
 
-        overwrite: as for a watched folder, but always rewrites everything.
+        overwrite: as for a watched folder, but always rewrites everything; None: what a directory says, or never.
+        given: what no `.florence.yaml` may change of `outputs`: these themselves, or options of them.
+        watched: in these folders, such files count from the folder on, else from the path on.
         Raises: PictureError for a path that is not there or is no picture.
         """
         for path in paths:
@@ -87,10 +94,14 @@ class Backfill:
                 raise PictureError(f"{path}: this is not a picture's name; give pictures or folders of pictures")
         self._paths = paths
         self._outputs = outputs
+        self._options = {name: getattr(outputs[0], name) for name in given if name not in OF_FOLDER}
+        self._fixed = frozenset(given) | (frozenset() if overwrite is None else {"overwrite"})
+        self._watched = watched
+        self._inherited: dict[str, Inherited] = {}
         self.ledger = ledger
         self.makes = makes
         self._needs = Needs(ledger, makes)
-        self._overwrite = overwrite
+        self._overwrite = overwrite or "never"
         self._on_unreadable = on_unreadable
 
     def images(self) -> Iterator[tuple[Image, FlorenceError | None]]:
@@ -118,33 +129,54 @@ class Backfill:
             else:
                 yield os.fspath(directory), Listing(os.fspath(directory), tuple(path.name for path in paths), names)
 
+    def _settings(self, root: str, directory: str) -> Settings:
+        """What counts in a directory. Raises: ConfigError when a `.florence.yaml` is wrong."""
+        root = os.path.abspath(root)
+        holding = [each for each in self._watched if os.path.join(root, "").startswith(os.path.join(each.path, ""))]
+        folder = max(holding, key=lambda each: len(os.fspath(each.path)), default=FolderConfig(path=Path(root)))
+        top = os.fspath(folder.path)
+        inherited = self._inherited.setdefault(top, Inherited(top, fresh_s=0.0))
+        base = FolderConfig(path=folder.path, inherit=folder.inherit, outputs=self._outputs, overwrite=self._overwrite)
+        return inherited.settings(Settings(base, options=self._options, fixed=self._fixed), os.path.abspath(directory))
+
     def _images_of(self, listing: Listing, root: str) -> Iterator[tuple[Image, FlorenceError | None]]:
-        is_left = leaves_existing(self._outputs, self._overwrite)
+        try:
+            here = self._settings(root, listing.directory)
+        except ConfigError as error:
+            for name in listing.images:
+                path = listing.path(name)
+                yield Image(path, self._outputs, stamp_of(path), self._overwrite, root=root), error
+            return
+        is_left = leaves_existing(here.outputs, here.overwrite)
         known = self.ledger.troubled if is_left else self.ledger.known
         entries = known(os.path.abspath(listing.directory))
         stems: dict[str, list[str]] = defaultdict(list)
         for name in listing.names:
-            if is_image_name(name):
+            if is_image_name(name) and here.takes(os.path.abspath(listing.path(name))):
                 stems[sidecars.stem_of(name)].append(name)
         for name in listing.images:
+            if not here.takes(os.path.abspath(listing.path(name))):
+                continue
             path, entry, namesakes = listing.path(name), entries.get(name), stems[sidecars.stem_of(name)]
             owner = name if len(namesakes) == 1 else owner_of(namesakes, partial(self._entry, listing))
-            outputs = self._due(listing, path, entry) if owner == name else self._outputs
+            outputs = self._due(here, listing, path, entry) if owner == name else here.outputs
             if outputs:
                 is_suspect = entry is not None and entry.left > 0
-                image = Image(path, outputs, stamp_of(path), self._overwrite, is_suspect, root)
+                image = Image(path, outputs, stamp_of(path), here.overwrite, is_suspect, root)
                 yield image, self._reason_against(image, owner, entry)
 
     def _entry(self, listing: Listing, name: str) -> Entry | None:
         return self.ledger.entry(listing.path(name))
 
-    def _due(self, listing: Listing, path: str, entry: Entry | None) -> tuple[OutputConfig, ...]:
-        always = [each for each in self._outputs if each.rule(self._overwrite) == "always"]
-        others = [each for each in self._outputs if each not in always]
+    def _due(self, here: Settings, listing: Listing, path: str, entry: Entry | None) -> tuple[OutputConfig, ...]:
+        # Who says so now means everything; a directory's own rule is for a picture, model or settings that changed.
+        is_told = "overwrite" in self._fixed
+        always = [each for each in here.outputs if is_told and each.rule(here.overwrite) == "always"]
+        others = [each for each in here.outputs if each not in always]
         due = self._needs.due(
-            path, others, self._overwrite, entry, lambda sidecar: listing.has(os.path.basename(sidecar))
+            path, others, here.overwrite, entry, lambda sidecar: listing.has(os.path.basename(sidecar))
         )
-        return tuple(each for each in self._outputs if each in always or each in due)
+        return tuple(each for each in here.outputs if each in always or each in due)
 
     def _reason_against(self, image: Image, owner: str, entry: Entry | None) -> FlorenceError | None:
         """Why this image is not even tried: another has its sidecar, or it has brought down the engine before."""

@@ -24,6 +24,9 @@ ConfigOption = Annotated[
 ModelOption = Annotated[
     str | None, typer.Option("--model", metavar="M", help="A Hub id, a local directory, or demo.", show_default=False)
 ]
+LogLevelOption = Annotated[
+    "LogLevel | None", typer.Option("--log-level", help="The least that is logged.", show_default=False)
+]
 ServerOption = Annotated[str, typer.Option("--server", metavar="URL", envvar="VISION_HOST", help="The daemon to ask.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
 PromptsOption = Annotated[
@@ -170,6 +173,14 @@ def read_outputs(
         return FolderConfig(path=Path(), outputs=outputs).outputs
     except BadSetting as error:
         raise UsageError(f"--ext: {error}") from None
+
+
+def names_given(outputs: object, others: Sequence[str], **options: str | None) -> set[str]:
+    """What the command line says of outputs, which counts more than what a directory says."""
+    from florence_daemon.overrides import OWN
+
+    names = {name for name, value in options.items() if value} | set(_split_options(others))
+    return {"outputs" if name in OWN else name for name in names} | ({"outputs"} if outputs else set())
 
 
 def _pair(prompts: Sequence[str], exts: Sequence[str], template: str | None) -> list[tuple[list[str], str]]:

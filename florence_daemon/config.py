@@ -417,6 +417,9 @@ class FolderConfig:
     poll_s: float = field(default=10.0, validator=_between(1, 24 * 3600))
     # Seconds between two looks at a folder that does; they find what was not told.
     rescan_s: float = field(default=300.0, validator=_between(1, 7 * 24 * 3600))
+    # true lets a file .florence.yaml in any of its directories set outputs, overwrite, include, exclude and options of
+    # all outputs for that directory and those below; false takes no notice of such files.
+    inherit: bool = True
 
 
 @frozen

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ ENV_PREFIX = "FLORENCE_DAEMON_"
 ENV_FILE = "FLORENCE_DAEMON_CONFIG"
 # The token that clients send; no setting of the server, which is FLORENCE_DAEMON_SERVER__TOKEN.
 ENV_CLIENT = "FLORENCE_DAEMON_TOKEN"
+# A file may come to so many values with its aliases written out; a thousand folders with all their settings do not.
+MOST_VALUES = 100_000
 
 
 def default_paths(environ: Mapping[str, str]) -> tuple[Path, ...]:
@@ -64,13 +66,18 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
 
     Raises: ConfigError, with every problem on a line of its own as `FILE:LINE: section.key: what is wrong`.
     """
-    places = _Places(path)
-    data = _read_yaml(path, places) if path is not None else {}
+    return load_text("" if path is None else _read_text(path), path, environ)
+
+
+def load_text(text: str, path: Path | None, environ: Mapping[str, str]) -> Config:
+    """Read the configuration that a file holds, or is to hold. Raises: ConfigError."""
+    places = Places(path)
+    data = _drop_nulls(parse(text, places, expected="the sections model, server and folders"))
     _overlay_environment(data, environ, places)
     try:
-        config = _converter().structure(data, Config)
+        config = converter().structure(data, Config)
     except Exception as error:
-        problems = [places.say(where, problem) for where, problem in _problems(error, ())]
+        problems = [places.say(where, problem) for where, problem in problems_of(error, ())]
         raise ConfigError("\n".join(problems)) from None
     base = path.parent if path is not None else Path.cwd()
     folders = tuple(attrs.evolve(folder, path=_absolute(folder.path, base)) for folder in config.folders)
@@ -80,9 +87,9 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
 def read_output(data: dict[str, Any]) -> OutputConfig:
     """Read one output from the command line's options. Raises: UsageError, which names them."""
     try:
-        return _converter().structure(data, OutputConfig)
+        return converter().structure(data, OutputConfig)
     except Exception as error:
-        problems = [f"{_option(where)}: {problem}" for where, problem in _problems(error, ())]
+        problems = [f"{_option(where)}: {problem}" for where, problem in problems_of(error, ())]
         raise UsageError("\n".join(problems)) from None
 
 
@@ -98,7 +105,7 @@ def _absolute(path: Path, base: Path) -> Path:
     return Path(os.path.abspath(base / path.expanduser()))
 
 
-class _Places:
+class Places:
     """Remembers where each setting came from: a line of the file, or a variable of the environment."""
 
     def __init__(self, path: Path | None) -> None:
@@ -120,18 +127,35 @@ class _Places:
         return str(self.path or "settings")
 
 
-def _read_yaml(path: Path, places: _Places) -> dict[str, Any]:
+def _read_text(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such configuration file; give another with --config") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+
+
+def _drop_nulls(data: dict[Any, Any]) -> dict[str, Any]:
+    """A section of which nothing but the name is there counts as left out."""
+    return {key: value for key, value in data.items() if value is not None}
+
+
+def parse(text: str, places: Places, *, expected: str, at_most: int = MOST_VALUES) -> dict[Any, Any]:
+    """The mapping that YAML text holds; `places` learns its lines.
+
+    expected: what is said when it is none. at_most: how many values it may come to with its aliases written out.
+    Raises: ConfigError.
+    """
+    path = places.path
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if node is None:
+            return {}
+        if _count(node, {}) > at_most:
+            raise ConfigError(f"{path}: this comes to more than {at_most:,} values; that is no configuration")
         data = yaml.safe_load(text)
-        if node is not None:
-            _note_lines(node, (), places)
+        _note_lines(node, (), places)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"{path}:{line}: this is not YAML: {error.problem}") from None
@@ -140,11 +164,21 @@ def _read_yaml(path: Path, places: _Places) -> dict[str, Any]:
     if data is None:
         return {}
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}:1: the sections model, server and folders are expected, not {data!r:.60}")
-    return {key: value for key, value in data.items() if value is not None}
+        raise ConfigError(f"{path}:1: {expected} are expected, not {data!r:.60}")
+    return data
 
 
-def _note_lines(node: yaml.Node, where: tuple[Any, ...], places: _Places) -> None:
+def _count(node: yaml.Node, counted: dict[yaml.Node, int]) -> int:
+    """How many values there are below a node with its aliases written out: ten lines of them can come to billions."""
+    if node not in counted:
+        counted[node] = 1  # met again below itself, it is refused when it is constructed
+        parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+        inner = (part for pair in parts for part in (pair if isinstance(pair, tuple) else (pair,)))
+        counted[node] = 1 + sum(_count(part, counted) for part in inner)
+    return counted[node]
+
+
+def _note_lines(node: yaml.Node, where: tuple[Any, ...], places: Places) -> None:
     """Note the line of every key; a key given twice is refused, as YAML would silently take the last."""
     places.lines.setdefault(where, node.start_mark.line + 1)
     if isinstance(node, yaml.SequenceNode):
@@ -161,7 +195,7 @@ def _note_lines(node: yaml.Node, where: tuple[Any, ...], places: _Places) -> Non
         _note_lines(value, here, places)
 
 
-def _overlay_environment(data: dict[str, Any], environ: Mapping[str, str], places: _Places) -> None:
+def _overlay_environment(data: dict[str, Any], environ: Mapping[str, str], places: Places) -> None:
     """Lay `FLORENCE_DAEMON_MODEL__NAME=demo` and its like over what the file said."""
     for variable, text in sorted(environ.items()):
         if not variable.startswith(ENV_PREFIX) or variable in (ENV_FILE, ENV_CLIENT):
@@ -183,16 +217,16 @@ def read_value(text: str) -> Any:
         return text
 
 
-def _converter() -> cattrs.Converter:
+def converter() -> cattrs.Converter:
     """cattrs converts `"3"` to 3 and `"no"` to true; a setting of the wrong type is an error here."""
-    converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=True)
+    made = cattrs.Converter(forbid_extra_keys=True, detailed_validation=True)
     for kind, accepted, name in ((bool, bool, "true or false"), (int, int, "a whole number"), (str, str, "text")):
-        converter.register_structure_hook(kind, _exactly(accepted, name))
-    converter.register_structure_hook(float, _number)
-    converter.register_structure_hook(Path, lambda value, _: Path(_exactly(str, "a path")(value, str)))
-    converter.register_structure_hook(str | None, lambda value, _: None if value is None else _text(value, str))
-    converter.register_structure_hook_func(_is_tuple, lambda value, kind: _tuple(converter, value, kind))
-    return converter
+        made.register_structure_hook(kind, _exactly(accepted, name))
+    made.register_structure_hook(float, _number)
+    made.register_structure_hook(Path, lambda value, _: Path(_exactly(str, "a path")(value, str)))
+    made.register_structure_hook(str | None, lambda value, _: None if value is None else _text(value, str))
+    made.register_structure_hook_func(_is_tuple, lambda value, kind: _tuple(made, value, kind))
+    return made
 
 
 def _exactly(accepted: type, name: str) -> Any:
@@ -228,15 +262,15 @@ def _tuple(converter: cattrs.Converter, value: Any, kind: Any) -> tuple[Any, ...
     return tuple(converter.structure(value, list[kind.__args__[0]]))
 
 
-def _problems(error: BaseException, where: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], str]]:
+def problems_of(error: BaseException, where: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], str]]:
     """Flatten cattrs' tree of exceptions into (path of the setting, what is wrong)."""
     if isinstance(error, BaseValidationError):
         for inner in error.exceptions:
-            yield from _problems(inner, (*where, *_step(inner)))
+            yield from problems_of(inner, (*where, *_step(inner)))
     elif isinstance(error, ForbiddenExtraKeysError):
         known = [attribute.name for attribute in attrs.fields(error.cl)]
         for key in sorted(error.extra_fields, key=str):
-            yield (*where, key), _unknown(str(key), known)
+            yield (*where, key), unknown(str(key), known)
     elif isinstance(error, BadSetting):
         yield (*where, error.setting), str(error)
     elif isinstance(error, KeyError):
@@ -254,7 +288,8 @@ def _step(error: BaseException) -> tuple[Any, ...]:
     return ()
 
 
-def _unknown(key: str, known: list[str]) -> str:
+def unknown(key: str, known: Sequence[str]) -> str:
+    """What is said of a setting that there is not."""
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
     return f"unknown setting; {hint}"

@@ -7,13 +7,16 @@ import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 
 from florence_daemon.config import FolderConfig
-from florence_daemon.errors import SidecarError, Stopping
+from florence_daemon.errors import ConfigError, SidecarError, Stopping
 from florence_daemon.folders import sidecars
 from florence_daemon.folders.asking import asks_of
 from florence_daemon.folders.atomic import remove_left_behind
+from florence_daemon.folders.health import Health
+from florence_daemon.folders.inherited import Inherited
 from florence_daemon.folders.ledger import Ledger
 from florence_daemon.folders.names import is_wanted
 from florence_daemon.folders.needs import Needs, leaves_existing, owner_of, shared_sidecar
@@ -22,6 +25,7 @@ from florence_daemon.folders.scan import Listing
 from florence_daemon.folders.settle import Stamp
 from florence_daemon.folders.watch import is_inside
 from florence_daemon.logs import printable
+from florence_daemon.overrides import Settings
 from florence_daemon.queue import Image, Job, JobQueue, Kind
 
 log = logging.getLogger(__name__)
@@ -41,6 +45,7 @@ class FolderIntake:
         self._ledger = ledger
         self._needs = needs
         self._clock = clock
+        self._inherited: dict[str, Inherited] = {}  # by watched folder
         self._seen: set[str] = set()
         self._scanned_lock = threading.Lock()
         self._scanned: dict[str, tuple[float, dict[str, list[str]]]] = {}
@@ -49,13 +54,44 @@ class FolderIntake:
         """How many of the folder's images wait or run."""
         return self._queue.images_below(os.path.join(folder.path, ""))
 
+    def look_at_settings(self, folder: FolderConfig, directory: str | None = None) -> bool:
+        """Look at the settings of one directory, or all that are known; True when it must be done again in a moment."""
+        if not folder.inherit:
+            return False
+        if directory is not None:
+            return self._inherited_in(folder).look(directory)
+        self._inherited_in(folder).look_around()
+        return False
+
+    def renewed(self, folder: FolderConfig) -> Collection[str]:
+        """The directories whose settings are new; what waits of them is taken back, to be found again."""
+        found = self._inherited_in(folder).renewed()
+        for directory in found:
+            self._queue.withdraw_folder(directory)
+        return found
+
+    def health(self, folder: FolderConfig) -> Health:
+        """Whether the settings in the folder are right."""
+        return self._inherited_in(folder).health()
+
+    def left(self, folder: FolderConfig) -> None:
+        """Hear that the folder is not watched any more, or not with these settings: what waits of it is taken back."""
+        self._inherited.pop(os.fspath(folder.path), None)
+        self._queue.withdraw_folder(os.fspath(folder.path))
+
     def lacking(self, folder: FolderConfig, listing: Listing) -> Iterator[str]:
         """The images of one directory that need something now, told by its names and one look into the ledger."""
         remove_left_behind(listing.directory, listing.names)
-        if listing.directory not in self._seen:
+        is_first = listing.directory not in self._seen
+        if is_first:
             self._seen.add(listing.directory)
             self._ledger.forget_missing(listing.directory, listing.names)
-        is_left = leaves_existing(folder.outputs, folder.overwrite)
+        here = self._settings(folder, listing.directory, is_first=is_first)
+        if here is None:
+            return
+        if here.filters:
+            listing = replace(listing, images=tuple(each for each in listing.images if here.takes(listing.path(each))))
+        is_left = leaves_existing(here.outputs, here.overwrite)
         known = self._ledger.troubled if is_left else self._ledger.known
         entries = known(listing.directory)
         self._forget_gone(listing, entries)
@@ -66,7 +102,7 @@ class FolderIntake:
         for names in by_stem.values():
             owner = names[0] if len(names) == 1 else self._owner(listing.directory, names)
             for name in names:
-                if self._lacks(folder, listing, name, entries.get(name), is_owner=name == owner):
+                if self._lacks(here, listing, name, entries.get(name), is_owner=name == owner):
                     yield name
 
     def scanned(self, folder: FolderConfig) -> None:
@@ -91,42 +127,58 @@ class FolderIntake:
         if sidecars.images_beside(path):
             with self._scanned_lock:
                 self._scanned.pop(os.path.dirname(path), None)  # It may have come since.
+        here = self._settings(folder, os.path.dirname(path))
+        if here is None or not here.takes(path):
+            return False
         entry = self._ledger.entry(path)
-        if self._other_owner(folder, path) is None and not self._needs.due(
-            path, folder.outputs, folder.overwrite, entry
-        ):
+        if self._other_owner(here, path) is None and not self._needs.due(path, here.outputs, here.overwrite, entry):
             self._settle(path, entry)
             return False
         return self._needs.may_try(entry.failure if entry is not None else None, path)
 
     def submit(self, folder: FolderConfig, path: str, stamp: Stamp) -> None:
         """Queue the image for what it needs, or list it with the reason why it cannot have that."""
+        here = self._settings(folder, os.path.dirname(path))
+        if here is None or not here.takes(path):
+            return
         entry = self._ledger.entry(path)
         if self._queue.holds(path) or not self._needs.may_try(entry.failure if entry is not None else None, path):
             return
-        outputs = self._needs.due(path, folder.outputs, folder.overwrite, entry)
-        owner = self._other_owner(folder, path)
+        outputs = self._needs.due(path, here.outputs, here.overwrite, entry)
+        owner = self._other_owner(here, path)
         if owner is None and not outputs:
-            owner = sidecars.owner_in_another_case(path, folder.outputs)
+            owner = sidecars.owner_in_another_case(path, here.outputs)
         if owner is not None:
-            self._refuse(path, stamp, entry, shared_sidecar(path, owner, folder.outputs))
+            self._refuse(path, stamp, entry, shared_sidecar(path, owner, here.outputs))
             return
         try:
             sidecars.check_names(path, outputs)
             if outputs:
                 is_suspect = entry is not None and entry.left > 0
-                image = Image(path, outputs, stamp, folder.overwrite, is_suspect, os.fspath(folder.path))
+                image = Image(path, outputs, stamp, here.overwrite, is_suspect, os.fspath(folder.path))
                 self._queue.put(Job(Kind.FOLDER, path, asks_of(outputs), image))
         except SidecarError as error:
             self._refuse(path, stamp, entry, error)
         except Stopping:
             log.debug("%s: found while stopping; the next start takes it up", printable(path))
 
-    def _lacks(self, folder: FolderConfig, listing: Listing, name: str, entry: Entry | None, *, is_owner: bool) -> bool:
+    def _inherited_in(self, folder: FolderConfig) -> Inherited:
+        path = os.fspath(folder.path)
+        return self._inherited.get(path) or self._inherited.setdefault(path, Inherited(path))
+
+    def _settings(self, folder: FolderConfig, directory: str, *, is_first: bool = False) -> Settings | None:
+        """What counts in a directory; None while that is wrong: its pictures wait, and are found once it is mended."""
+        try:
+            return self._inherited_in(folder).settings(Settings(folder), directory, is_first=is_first)
+        except ConfigError as error:
+            log.debug("%s: waits: %s", printable(directory), printable(str(error)))
+            return None
+
+    def _lacks(self, here: Settings, listing: Listing, name: str, entry: Entry | None, *, is_owner: bool) -> bool:
         path = listing.path(name)
         prefix = len(path) - len(name)
         if is_owner and not self._needs.due(
-            path, folder.outputs, folder.overwrite, entry, lambda sidecar: listing.has(sidecar[prefix:])
+            path, here.outputs, here.overwrite, entry, lambda sidecar: listing.has(sidecar[prefix:])
         ):
             self._settle(path, entry)
             return False
@@ -150,19 +202,20 @@ class FolderIntake:
     def _owner(self, directory: str, names: list[str]) -> str:
         return owner_of(names, lambda name: self._ledger.entry(os.path.join(directory, name)))
 
-    def _other_owner(self, folder: FolderConfig, path: str) -> str | None:
+    def _other_owner(self, here: Settings, path: str) -> str | None:
         """The picture beside this one that has the sidecars which both would write, or None."""
         directory, name = os.path.split(path)
-        beside = self._images_beside(folder, directory, name)
+        beside = self._images_beside(here, directory, name)
         owner = self._owner(directory, [name, *beside]) if beside else name
         return None if owner == name else owner
 
-    def _images_beside(self, folder: FolderConfig, directory: str, name: str) -> list[str]:
+    def _images_beside(self, here: Settings, directory: str, name: str) -> list[str]:
         scanned_s, namesakes = self._scanned.get(directory, (-NAMESAKES_S, {}))
         if self._clock() - scanned_s < NAMESAKES_S:
             return [other for other in namesakes.get(sidecars.stem_of(name), []) if other != name]
         beside = sidecars.images_beside(os.path.join(directory, name))
-        return [other for other in beside if is_wanted(folder, os.path.join(directory, other))]
+        paths = {other: os.path.join(directory, other) for other in beside}
+        return [other for other, path in paths.items() if is_wanted(here.folder, path) and here.takes(path)]
 
     def _note_namesakes(self, directory: str, by_stem: dict[str, list[str]]) -> None:
         now_s = self._clock()

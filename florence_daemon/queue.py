@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import os
 import sys
 import threading
 import time
@@ -125,6 +126,16 @@ class JobQueue:
                 self._on_withdrawn(job)
                 self._changed.notify_all()
 
+    def withdraw_folder(self, directory: str) -> None:
+        """Drop the images of watched folders at or below a directory that wait: what is asked of them has changed."""
+        prefix = os.path.join(directory, "")
+        with self._changed:
+            waiting = self._waiting[Kind.FOLDER]
+            for job in [job for job in waiting if job.image is not None and job.image.path.startswith(prefix)]:
+                waiting.remove(job)
+                self._forget_image(job)
+            self._changed.notify_all()
+
     def claim(
         self,
         timeout_s: float | None,
@@ -202,6 +213,11 @@ class JobQueue:
                 self._forget_image(job)
             self._changed.notify_all()
             return left
+
+    def wait_until_written(self, timeout_s: float | None) -> bool:
+        """Wait until nothing that is answered has sidecars to write still; False when the time was too short."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._answered, timeout_s)
 
     def wait_until_done(self, timeout_s: float | None) -> bool:
         """Wait until nothing runs any more; False when the time was too short."""

@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from florence_daemon.backfill import WINDOW, Backfill
-from florence_daemon.config import ModelConfig, OutputConfig
+from florence_daemon.config import FolderConfig, ModelConfig, OutputConfig
 from florence_daemon.engine.protocol import Done
 from florence_daemon.errors import DiskFull, PictureError
 from florence_daemon.folders.asking import asks_of
@@ -170,3 +171,57 @@ def test_backfill_on_a_full_disk_says_so_and_tears_nothing(tmp_path: Path) -> No
     assert ended.returncode == 1, ended.stderr
     assert "No space left on device; free some space, then the same command takes up there" in ended.stderr
     assert not [name for name in ended.stdout.split() if name.startswith(".")]
+
+
+def backfill_told(folder: Path, ledger: Ledger, *given: str, **told: Any) -> list[tuple[str, str, str]]:
+    """What a backfill would write: picture, sidecar's ending, prefix; or the picture's reason against it."""
+    output = OutputConfig(prompt="CAPTION", ext="txt", prefix=told.pop("prefix", ""))
+    makes = partial(making_of, ModelConfig(name="demo"))
+    work = Backfill([folder], (output,), ledger, makes, given=given, **told)
+    return [
+        (os.path.relpath(image.path, folder), each.ending, each.prefix if reason is None else str(reason))
+        for image, reason in work.images()
+        for each in image.outputs
+    ]
+
+
+def test_settings_of_a_directory_count_for_a_backfill_too(tmp_path: Path, ledger: Ledger) -> None:
+    (tmp_path / "sub").mkdir()
+    write_empty(tmp_path, 1)
+    write_empty(tmp_path / "sub", 2)
+    (tmp_path / "sub" / ".florence.yaml").write_text(
+        "prefix: 'ohwx, '\nexclude: [0001*]\noutputs: [{prompt: OCR, ext: ocr}]\n"
+    )
+    assert backfill_told(tmp_path, ledger) == [("0000.jpg", ".txt", ""), ("sub/0000.jpg", ".ocr", "ohwx, ")]
+
+
+def test_what_the_command_line_says_counts_more(tmp_path: Path, ledger: Ledger) -> None:
+    write_empty(tmp_path, 1)
+    (tmp_path / "0000.txt").write_text("mine")
+    (tmp_path / ".florence.yaml").write_text("prefix: x\noverwrite: always\noutputs: [{prompt: OCR, ext: ocr}]\n")
+    told = backfill_told(tmp_path, ledger, "outputs", "prefix", prefix="mine, ", overwrite="append")
+    assert told == [("0000.jpg", ".txt", "mine, ")]
+    assert backfill_told(tmp_path, ledger, "outputs", overwrite="never") == []
+
+
+def test_pictures_below_wrong_settings_are_listed_with_the_reason(tmp_path: Path, ledger: Ledger) -> None:
+    (tmp_path / "sub").mkdir()
+    write_empty(tmp_path, 1)
+    write_empty(tmp_path / "sub", 1)
+    (tmp_path / "sub" / ".florence.yaml").write_text("prefixx: x\n")
+    good, bad = backfill_told(tmp_path, ledger)
+    assert good == ("0000.jpg", ".txt", "")
+    assert bad[0] == "sub/0000.jpg"
+    assert "sub/.florence.yaml:1: prefixx: unknown setting" in bad[2]
+
+
+def test_settings_above_a_path_count_as_far_up_as_the_folder_is_watched(tmp_path: Path, ledger: Ledger) -> None:
+    (tmp_path / "sub").mkdir()
+    write_empty(tmp_path / "sub", 1)
+    (tmp_path / ".florence.yaml").write_text("prefix: 'ohwx, '\n")
+    assert backfill_told(tmp_path / "sub", ledger) == [("0000.jpg", ".txt", "")]
+    watched = [FolderConfig(path=tmp_path)]
+    assert backfill_told(tmp_path / "sub", ledger, watched=watched) == [("0000.jpg", ".txt", "ohwx, ")]
+    assert backfill_told(tmp_path / "sub", ledger, watched=[FolderConfig(path=tmp_path, inherit=False)]) == [
+        ("0000.jpg", ".txt", "")
+    ]

@@ -28,7 +28,7 @@ from watchdog.events import (
 from watchdog.observers import Observer
 
 from florence_daemon.folders.inotify import Sentinel
-from florence_daemon.folders.names import is_image_name
+from florence_daemon.folders.names import SETTINGS_NAME, is_image_name
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +76,7 @@ class Inbox(FileSystemEventHandler):
 
     def _note(self, event: FileSystemEvent) -> None:
         path = os.fsdecode(event.dest_path if event.event_type == EVENT_TYPE_MOVED else event.src_path)
+        name = os.path.basename(path)
         with self._lock:
             self._news.count += 1
             if event.event_type not in NEWS:
@@ -84,7 +85,7 @@ class Inbox(FileSystemEventHandler):
                 if event.event_type not in (EVENT_TYPE_CREATED, EVENT_TYPE_MOVED):
                     return
                 kept = self._news.directories
-            elif is_image_name(os.path.basename(path)):
+            elif is_image_name(name) or name == SETTINGS_NAME:
                 kept = self._news.paths
             else:
                 return

@@ -11,6 +11,8 @@ from florence_daemon.config import IMAGE_SUFFIXES, FolderConfig
 HIDDEN = (".", "~")
 # What browsers, editors and copy programs add to a name until the file is whole: a.jpg.part, and a.part.jpg too.
 UNFINISHED = ("part", "crdownload", "download", "tmp", "filepart")
+# What a directory itself says about its pictures and those below.
+SETTINGS_NAME = ".florence.yaml"
 # Directories where systems keep thumbnails, deleted files and their own things; those with a dot count as hidden.
 SYSTEM_DIRECTORIES = ("@eadir", "#recycle", "@recycle", "$recycle.bin", "system volume information", "lost+found")
 
@@ -42,6 +44,12 @@ def is_wanted(folder: FolderConfig, path: str) -> bool:
     if not is_image_name(name) or (parents and not folder.recursive):
         return False
     return all(is_directory_name(parent) for parent in parents) and is_taken(folder, relative, name)
+
+
+def is_settings_file(folder: FolderConfig, path: str) -> bool:
+    """Tell whether `path`, somewhere below the folder, is a file of settings that may concern its pictures."""
+    *parents, name = os.path.relpath(path, folder.path).split(os.sep)
+    return name == SETTINGS_NAME and (folder.recursive or not parents) and all(map(is_directory_name, parents))
 
 
 def is_behind_link(folder: str, path: str) -> bool:

@@ -11,7 +11,7 @@ import logging
 import os
 import random
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Protocol
 
 from florence_daemon.config import FolderConfig
@@ -19,7 +19,7 @@ from florence_daemon.folders.events import FORGETS_MOVED_IN
 from florence_daemon.folders.health import OK, Health, worst
 from florence_daemon.folders.listening import Listening
 from florence_daemon.folders.mounts import Place, place_of
-from florence_daemon.folders.names import is_behind_link, is_wanted
+from florence_daemon.folders.names import is_behind_link, is_settings_file, is_wanted
 from florence_daemon.folders.pauses import Pauses
 from florence_daemon.folders.scan import Listing
 from florence_daemon.folders.scans import Scans
@@ -33,6 +33,8 @@ CHECK_S = 10.0
 WINDOW = 2_000
 # Events may bring so many more, so that a new picture need not wait for the end of a long first scan.
 EVENTS_WINDOW = 8_000
+# Seconds until settings are looked at again that were changed a moment ago.
+SETTINGS_S = 1.0
 # Seconds between two looks whether there is room for a scan to go on.
 FULL_S = 0.05
 
@@ -55,6 +57,21 @@ class Intake(Protocol):
     def submit(self, folder: FolderConfig, path: str, stamp: Stamp) -> None:
         """Take an image that has stopped changing."""
 
+    def look_at_settings(self, folder: FolderConfig, directory: str | None = None) -> bool:
+        """Look whether the settings of a directory have changed, or of all that are known to have some.
+
+        True when that must be done again in a moment.
+        """
+
+    def renewed(self, folder: FolderConfig) -> Collection[str]:
+        """The directories whose own settings have changed since this was asked last."""
+
+    def health(self, folder: FolderConfig) -> Health:
+        """Whether the settings in the folder are right."""
+
+    def left(self, folder: FolderConfig) -> None:
+        """Hear that the folder is not watched any more, or not with these settings."""
+
 
 class RootWatcher:
     """One folder. `tick` is one step, on the folder's own thread; everything else may be called from any thread."""
@@ -74,11 +91,12 @@ class RootWatcher:
         self.wake = threading.Event()
         self.pauses = Pauses(self.path)
         self.ticked_s: float | None = None
-        self._inner = frozenset(inner)
+        self.inner = frozenset(inner)
+        self.is_over = threading.Event()  # it is watched no more, or by another with other settings
         self._intake = intake
         self._clock = clock
         self._listening = Listening(folder, self.wake.set)
-        self._scans = Scans(folder, lambda listing: intake.lacking(folder, listing), clock, jitter, self._inner)
+        self._scans = Scans(folder, lambda listing: intake.lacking(folder, listing), clock, jitter, self.inner)
         self._settling = Settling()
         self._later_lock = threading.Lock()
         self._later: list[tuple[float, str]] = []
@@ -123,7 +141,8 @@ class RootWatcher:
     def health(self) -> Health:
         """How it is doing."""
         paused = [Health("degraded", f"paused: {reason}") for reason in self.pauses.reasons()]
-        return worst([self._place_health, *paused, self._listening.health, self._scans.health])
+        settings = self._intake.health(self.folder)
+        return worst([self._place_health, *paused, settings, self._listening.health, self._scans.health])
 
     def watching(self) -> str:
         """How changes are noticed, for people."""
@@ -142,6 +161,8 @@ class RootWatcher:
         self._resume(now_s)
         self._hear(now_s)
         self._read_later(now_s)
+        for directory in self._intake.renewed(self.folder):
+            self._scans.ask(directory)
         self._start_scan_when_due(now_s)
         room = self._room(WINDOW)
         self._scan_on(now_s, room)
@@ -170,6 +191,7 @@ class RootWatcher:
             self._lose(error)
             return
         if place == self._place:
+            self._intake.look_at_settings(self.folder)
             if self._listening.check(now_s):
                 self.rescan()
             return
@@ -224,7 +246,11 @@ class RootWatcher:
             self._consider(path, now_s)
 
     def _consider(self, path: str, now_s: float) -> None:
-        """Let an image settle that an event named."""
+        """Let an image settle that an event named; look at settings that one named."""
+        if is_settings_file(self.folder, path) and not self._is_inner(path):
+            if self._intake.look_at_settings(self.folder, os.path.dirname(path)):
+                self.touch(path, SETTINGS_S)
+            return
         if not is_wanted(self.folder, path) or self._is_inner(path) or self.pauses.holds(path):
             return
         if not self._intake.needs(self.folder, path):
@@ -235,7 +261,7 @@ class RootWatcher:
             self._scans.ask(self.path)
 
     def _is_inner(self, path: str) -> bool:
-        return any(path.startswith(os.path.join(inner, "")) for inner in self._inner)
+        return any(path.startswith(os.path.join(inner, "")) for inner in self.inner)
 
     def _room(self, window: int) -> int:
         """How many more images may wait."""

@@ -31,16 +31,41 @@ class Watcher:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         """show_life: called by `run` itself, which no folder can hold up. jitter: 0 to 1."""
+        self._intake = intake
         self._clock = clock
         self._show_life = show_life
+        self._jitter = jitter
         self._stopped = threading.Event()
+        self._lock = threading.Lock()
+        self._threads: dict[RootWatcher, threading.Thread] = {}
+        self._is_running = False
+        self.roots: list[RootWatcher] = []
+        self.renew(folders)
+
+    def renew(self, folders: Sequence[FolderConfig]) -> None:
+        """Watch these folders from now on; what has not changed goes on undisturbed. From any thread."""
         paths = [os.fspath(folder.path) for folder in folders]
-        self.roots = [
-            RootWatcher(
-                folder, intake, clock, inner=[other for other in paths if is_inside(other, path)], jitter=jitter
-            )
-            for folder, path in zip(folders, paths, strict=True)
-        ]
+        with self._lock:
+            left, roots = list(self.roots), []
+            for folder, path in zip(folders, paths, strict=True):
+                inner = frozenset(other for other in paths if is_inside(other, path))
+                root = next((each for each in left if (each.folder, each.inner) == (folder, inner)), None)
+                if root is not None:
+                    left.remove(root)
+                roots.append(root or RootWatcher(folder, self._intake, self._clock, inner=inner, jitter=self._jitter))
+            self.roots = roots
+            for root in left:
+                self._let_go(root)
+            if self._is_running:
+                self._start()
+
+    def _let_go(self, root: RootWatcher) -> None:
+        """End the watching of a folder; one that hangs notices when it hangs no more."""
+        root.is_over.set()
+        root.wake.set()
+        if not self._threads.pop(root, None):
+            root.close()
+        self._intake.left(root.folder)
 
     @property
     def settling(self) -> int:
@@ -91,17 +116,27 @@ class Watcher:
 
     def run(self) -> None:
         """Watch until `stop`."""
-        threads = [threading.Thread(target=self._run_root, args=[root], daemon=True) for root in self.roots]
-        for thread in threads:
-            thread.start()
+        with self._lock:
+            self._is_running = True
+            self._start()
         self._show_life()
         while not self._stopped.wait(SHOW_S):
             self._show_life()
-        for root in self.roots:
-            root.wake.set()
+        with self._lock:
+            self._is_running = False
+            threads = list(self._threads.values())
+            for root in self.roots:
+                root.wake.set()
         for thread in threads:
             # One that hangs in a dead share is left behind; it holds nothing that a stop waits for.
             thread.join(timeout=5.0 / len(threads))
+
+    def _start(self) -> None:
+        """Give each folder that has none a thread; the lock is held."""
+        for root in self.roots:
+            if root not in self._threads:
+                self._threads[root] = threading.Thread(target=self._run_root, args=[root], daemon=True)
+                self._threads[root].start()
 
     def stop(self) -> None:
         """Make `run` return soon; from any thread."""
@@ -117,7 +152,7 @@ class Watcher:
             root.close()
 
     def _run_root(self, root: RootWatcher) -> None:
-        while not self._stopped.is_set():
+        while not (self._stopped.is_set() or root.is_over.is_set()):
             try:
                 due_s = root.tick(self._clock())
             except Exception:

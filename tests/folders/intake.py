@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 
 from florence_daemon.config import FolderConfig
+from florence_daemon.folders.health import OK, Health
 from florence_daemon.folders.scan import Listing
 from florence_daemon.folders.settle import Stamp
 
@@ -18,6 +19,7 @@ class Notes:
         self.refused: set[str] = set()
         self.waiting_now = 0
         self.times_asked = 0
+        self.folders_left: list[FolderConfig] = []
 
     def waiting(self, folder: FolderConfig) -> int:
         self.times_asked += 1
@@ -35,6 +37,18 @@ class Notes:
     def submit(self, folder: FolderConfig, path: str, stamp: Stamp) -> None:
         self.paths.append(path)
         self.refused.add(path)
+
+    def look_at_settings(self, folder: FolderConfig, directory: str | None = None) -> bool:
+        return False
+
+    def renewed(self, folder: FolderConfig) -> list[str]:
+        return []
+
+    def health(self, folder: FolderConfig) -> Health:
+        return OK
+
+    def left(self, folder: FolderConfig) -> None:
+        self.folders_left.append(folder)
 
     def names(self, root: object) -> list[str]:
         return [os.path.relpath(path, str(root)) for path in self.paths]
