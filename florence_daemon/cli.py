@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,6 +29,7 @@ from florence_daemon.command_line import (
     ServerOption,
     ServiceAction,
     Setting,
+    names_given,
     read_outputs,
     read_settings,
     refuse_both,
@@ -97,11 +99,15 @@ def run(
     log_level: Annotated[LogLevel, typer.Option(help="The least that is logged.")] = LogLevel.info,
 ) -> None:
     """Watch the configured folders and answer HTTP requests, until stopped."""
+    from florence_daemon.config_file import find_file
     from florence_daemon.daemon import serve
+    from florence_daemon.reload import Source
 
-    settings = read_settings(config, model=model, host=host, port=port, watch=watch or ())
+    file = find_file(config, os.environ)
+    source = Source(file, partial(read_settings, file, model=model, host=host, port=port, watch=watch or ()))
+    settings = source.read()
     _log_to_stderr(log_format.value, log_level.value)
-    raise typer.Exit(serve(settings, greet=_greet))
+    raise typer.Exit(serve(settings, greet=_greet, source=source))
 
 
 @app.command()
@@ -131,7 +137,10 @@ def backfill(
         list[str] | None,
         typer.Option(metavar="URL", help="Let running daemons do the work; may be repeated.", show_default=False),
     ] = None,
-    overwrite: Annotated[Overwrite, typer.Option(help="What to do with sidecars that exist.")] = Overwrite.never,
+    overwrite: Annotated[
+        Overwrite | None,
+        typer.Option(help="What to do with sidecars that exist; never unless told.", show_default=False),
+    ] = None,
     prefix: Annotated[
         str, typer.Option(metavar="TEXT", help='Put before each text: a trigger word, "ohwx, ".', show_default=False)
     ] = "",
@@ -159,7 +168,8 @@ def backfill(
     """Caption everything below some paths once; what has its sidecars already is skipped.
 
     Each --prompt goes with the --ext behind it; several with a single --ext
-    come to be in one file. Without any, it writes .txt and .tag.
+    come to be in one file. Without any, it writes .txt and .tag. A file
+    .florence.yaml counts as for the daemon, but for what is given here.
     """
     from florence_daemon.backfill import Backfill, makes_of
     from florence_daemon.backfill_command import list_work, run_backfill
@@ -174,7 +184,9 @@ def backfill(
             outputs,
             ledger,
             makes_of(settings, server or ()),
-            overwrite=overwrite.value,
+            overwrite=None if overwrite is None else overwrite.value,
+            given=names_given(prompt or ext or template, set_ or [], prefix=prefix, suffix=suffix),
+            watched=settings.folders,
             on_unreadable=lambda error: print(
                 f"{error.filename}: cannot be looked into: {error.strerror}", file=sys.stderr
             ),
@@ -457,6 +469,59 @@ def forget(
 ) -> None:
     """Have a daemon drop what it has noted about images; sidecars beside them then count as yours."""
     _act(server, "forget", path, "{forgotten} images are forgotten", as_json=as_json)
+
+
+@app.command()
+def init(
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE]", help="Where to; without it, where every command looks.", show_default=False),
+    ] = None,
+    model: ModelOption = None,
+    folder: Annotated[
+        list[Path] | None, typer.Option("--folder", metavar="DIR", help="A folder to watch; may be repeated.")
+    ] = None,
+    prompt: PromptsOption = None,
+    ext: Annotated[
+        list[str] | None, typer.Option(metavar="EXT", help="The sidecar's ending for the prompt before it.")
+    ] = None,
+    trigger: Annotated[str, typer.Option(metavar="WORD", help="A word to begin each text with.")] = "",
+    template: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help='Several prompts in one file: "{prefix}{caption}, {tags}".'),
+    ] = None,
+    overwrite: Annotated[Overwrite, typer.Option(help="What to do with sidecars that exist.")] = Overwrite.never,
+    idle_unload_s: Annotated[
+        float | None,
+        typer.Option("--idle-unload-s", metavar="S", help="Seconds without work until the model is unloaded."),
+    ] = None,
+    host: Annotated[str | None, typer.Option(metavar="H", help="Address to listen on.", show_default=False)] = None,
+    port: Annotated[int | None, typer.Option(metavar="P", help="Port to listen on.", show_default=False)] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a configuration that is there.")] = False,
+) -> None:
+    """Write a first configuration: with these options, or, at a terminal without any, by asking."""
+    from florence_daemon import config_file, init_command
+
+    path = file or config_file.default_paths(os.environ)[0]
+    if path.exists() and not force:
+        raise init_command.taken(path)
+    given: dict[str, Any] = {"model": model, "idle_unload_s": idle_unload_s, "host": host, "port": port}
+    if prompt or ext or trigger or template:
+        prefix = f"{trigger}, " if trigger else None
+        given["outputs"] = read_outputs(prompt or [], ext or [], prefix=prefix, template=template)
+    wish = init_command.Wish(
+        folders=tuple(folder or ()),
+        overwrite=overwrite.value,
+        **{name: value for name, value in given.items() if value is not None},
+    )
+    if wish == init_command.Wish() and sys.stdin.isatty():
+        wish = init_command.ask(wish)
+    init_command.write_configuration(path, wish, force=force)
+    print(path)
+    named = "" if file is None else f" --config {path}"
+    init_command.say(
+        f"Start it with `florence-daemon run{named}`; `florence-daemon service install{named}` keeps it running."
+    )
 
 
 @app.command("check-config")

@@ -9,17 +9,20 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+import attrs
+
 from florence_daemon import __version__
 from florence_daemon.activity import Activity
-from florence_daemon.config import Config, ServerConfig
+from florence_daemon.config import Config, OutputConfig, ServerConfig
 from florence_daemon.config_file import state_directory
+from florence_daemon.current import Current
 from florence_daemon.engine.limits import Limits, memory_limit_bytes
 from florence_daemon.engine.process import Engine
 from florence_daemon.engine.protocol import Done, EngineSettings
 from florence_daemon.errors import Stopping
 from florence_daemon.folders.ledger import Ledger
-from florence_daemon.folders.needs import Needs
-from florence_daemon.folders.records import making_of
+from florence_daemon.folders.needs import Makes, Needs
+from florence_daemon.folders.records import Making, making_of
 from florence_daemon.folders.watch import Watcher
 from florence_daemon.gallery import Gallery
 from florence_daemon.http.app import QUEUED_PATHS, create_app
@@ -30,6 +33,7 @@ from florence_daemon.intake import FolderIntake
 from florence_daemon.liveness import Keeper, Liveness
 from florence_daemon.notify import ServiceManager
 from florence_daemon.queue import Job, JobQueue
+from florence_daemon.reload import Reloader, Source, needing_restart
 from florence_daemon.signals import StopSignal
 from florence_daemon.status import Status
 from florence_daemon.tally import Tally
@@ -45,6 +49,8 @@ TICK_S = 0.5
 STOP_S = 60.0
 DRAIN_S = 45.0
 HURRY_S = 5.0
+# Sidecars that are being written when the configuration changes get this long before the new one counts.
+WRITE_S = 5.0
 
 
 def engine_settings(config: Config) -> EngineSettings:
@@ -94,11 +100,13 @@ class Works:
         queue: JobQueue,
         ledger: Ledger,
         *,
+        makes: Makes | None = None,
         folders: Folders | None = None,
         on_done: Callable[[Job, Done], None] = lambda job, done: None,
         liveness: Liveness | None = None,
         tally: Tally | None = None,
     ) -> None:
+        """makes: how each output is made now; as `config` says unless given."""
         tally = tally or Tally()
         liveness = liveness or Liveness(time.monotonic)
         self._show_life = liveness.expect("engine")
@@ -111,7 +119,7 @@ class Works:
             self.queue,
             self.engine,
             ledger,
-            partial(making_of, config.model),
+            makes or partial(making_of, config.model),
             folders=folders,
             on_done=on_done,
             show_life=liveness.expect("worker"),
@@ -127,6 +135,10 @@ class Works:
         """Begin to work."""
         for thread in self._threads:
             thread.start()
+
+    def renew(self, config: Config) -> None:
+        """Work with this configuration from now on."""
+        self.engine.renew(engine_settings(config), config.model.idle_unload_s, engine_limits(config))
 
     def stop(self, *, at_once: bool = False) -> None:
         """Start nothing new, let what runs end (unless `at_once`), give up what waits, end the engine."""
@@ -161,28 +173,44 @@ class Daemon:
         *,
         on_done: Callable[[Job, Done], None] = lambda job, done: None,
         manager: ServiceManager | None = None,
+        source: Source | None = None,
     ) -> None:
-        """Bind the port; nothing runs yet. on_done: told of every answered job. Raises: ConfigError."""
+        """Bind the port; nothing runs yet. on_done: told of every answered job. Raises: ConfigError.
+
+        source: where the configuration came from, to be read again when it changes; None for never.
+        """
         self._manager = manager or ServiceManager({})
         liveness = Liveness(time.monotonic)
+        self._started_with = config
+        self.current = Current(config, source.file if source is not None else None)
+        self.reloader = Reloader(source, self.current, self.apply) if source is not None else None
         self.ledger = open_ledger(config)
         tally = Tally()
         queue = JobQueue(config.server.max_queued, on_withdrawn=lambda job: tally.ended(job, "withdrawn"))
-        intake = FolderIntake(queue, self.ledger, Needs(self.ledger, partial(making_of, config.model)))
+        intake = FolderIntake(queue, self.ledger, Needs(self.ledger, self._making_of))
         self._activity = Activity(time.monotonic)
         self.watcher = Watcher(config.folders, intake, time.monotonic, liveness.expect("watcher"))
         self._on_done = on_done
         self.works = Works(
-            config, queue, self.ledger, folders=self.watcher, on_done=self._note_done, liveness=liveness, tally=tally
+            config,
+            queue,
+            self.ledger,
+            makes=self._making_of,
+            folders=self.watcher,
+            on_done=self._note_done,
+            liveness=liveness,
+            tally=tally,
         )
         engine, worker = self.works.engine, self.works.worker
-        self._status = Status(config, queue, engine, worker, self.watcher, self.ledger, liveness, tally, self._activity)
+        self._status = Status(
+            self.current, queue, engine, worker, self.watcher, self.ledger, liveness, tally, self._activity
+        )
         self._thumbnails = Thumbnails(state_directory(config.state, os.environ) / "thumbnails")
         places = Places(config.server.max_queued, QUEUED_PATHS)
         app = create_app(
             queue=queue,
             places=places,
-            model_name=lambda: config.model.name,
+            model_name=lambda: self.current.config.model.name,
             request_timeout_s=config.server.request_timeout_s,
             status=self._status.everything,
             readiness=self._status.readiness,
@@ -191,7 +219,7 @@ class Daemon:
             actions=Upkeep(self.ledger, self.watcher),
             residence=engine,
             fetch=fetcher(config.server),
-            gallery=Gallery(self.ledger, self.watcher, partial(making_of, config.model), self._thumbnails),
+            gallery=Gallery(self.ledger, self.watcher, self._making_of, self._thumbnails),
             allowed_origins=config.server.allowed_origins,
         )
         self.server = HttpServer(app, config.server, places)
@@ -209,15 +237,36 @@ class Daemon:
         self.works.start()
         self.server.start()
         self._watching.start()
+        if self.reloader is not None:
+            threading.Thread(target=self.reloader.run, name="reload", daemon=True).start()
         if self._manager.is_listening:
             threading.Thread(target=self._keeper.run, name="keeper", daemon=True).start()
         self._status.takes_work = True
         log.info("florence-daemon %s answers at %s", __version__, self.server.address)
 
+    def apply(self, config: Config) -> list[str]:
+        """Make a configuration count; return the settings of it that need a restart for that."""
+        before, started = self.current.config, self._started_with
+        self.works.renew(attrs.evolve(config, state=started.state))
+        if config.server.host == started.server.host:
+            self.server.renew_guards(config.server)
+        # What the model of before said is written as said by it.
+        self.works.queue.wait_until_written(WRITE_S)
+        self.current.config = config
+        self.watcher.renew(config.folders)
+        if config.model != before.model:
+            self.watcher.rescan()  # what it wrote may be outdated now
+        return needing_restart(started, config)
+
+    def _making_of(self, output: OutputConfig) -> Making:
+        return making_of(self.current.config.model, output)
+
     def stop(self, *, at_once: bool = False) -> None:
         """Take nothing new, finish what runs, end the engine."""
         log.info("stopping%s", " at once" if at_once else ": what runs is finished first")
         self._status.takes_work = False
+        if self.reloader is not None:
+            self.reloader.stop()
         self._keeper.stop()
         self._manager.stopping(STOP_S)
         self.watcher.stop()
@@ -233,13 +282,18 @@ class Daemon:
         self._on_done(job, done)
 
 
-def serve(config: Config, *, greet: Callable[[Config, str], None] = lambda config, address: None) -> int:
+def serve(
+    config: Config,
+    *,
+    greet: Callable[[Config, str], None] = lambda config, address: None,
+    source: Source | None = None,
+) -> int:
     """Run the daemon until a signal stops it; return the exit code. greet: told of its address before it starts.
 
-    Raises: ConfigError.
+    source: where the configuration is read anew when it changes, or at SIGHUP. Raises: ConfigError.
     """
-    signals = StopSignal()
-    daemon = Daemon(config, manager=ServiceManager(os.environ))
+    signals = StopSignal(hears_hang_up=source is not None)
+    daemon = Daemon(config, manager=ServiceManager(os.environ), source=source)
     greet(config, daemon.server.address)
     daemon.start()
     return wait_and_stop(daemon, signals)
@@ -248,7 +302,7 @@ def serve(config: Config, *, greet: Callable[[Config, str], None] = lambda confi
 def wait_and_stop(daemon: Daemon, signals: StopSignal) -> int:
     """Wait for the signal and stop in order; a second signal stops at once. Returns the exit code."""
     try:
-        signals.wait()
+        signals.wait(daemon.reloader.ask if daemon.reloader is not None else lambda: None)
         leave_within(STOP_S - 1)
         daemon.stop()
     except KeyboardInterrupt:

@@ -105,6 +105,7 @@ def _process(service: Service) -> str:
 Type=notify
 NotifyAccess=main
 ExecStart={python} -X faulthandler -m florence_daemon run --config {config}
+ExecReload=/bin/kill -HUP $MAINPID
 WorkingDirectory=/
 SyslogIdentifier={ACCOUNT}
 Environment={word(f"HF_HOME={service.hub}")}{offline}

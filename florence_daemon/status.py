@@ -10,7 +10,7 @@ from typing import Any
 
 from florence_daemon import __version__
 from florence_daemon.activity import Activity
-from florence_daemon.config import Config
+from florence_daemon.current import Current
 from florence_daemon.engine.handle import resident_bytes
 from florence_daemon.engine.process import Engine
 from florence_daemon.folders.ledger import Ledger
@@ -33,7 +33,7 @@ class Status:
 
     def __init__(
         self,
-        config: Config,
+        current: Current,
         queue: JobQueue,
         engine: Engine,
         worker: Worker,
@@ -46,7 +46,7 @@ class Status:
         self.takes_work = False
         self.http_shows_life = liveness.expect("http")
         self._started_s = time.monotonic()
-        self._config = config
+        self._current = current
         self._queue = queue
         self._engine = engine
         self._worker = worker
@@ -88,6 +88,7 @@ class Status:
                 "failed": counts.failed,
             },
             "folders": [self._folder_status(root) for root in self._watcher.roots],
+            "configuration": self._current.status(),
         }
 
     def reading(self) -> Reading:
@@ -96,7 +97,7 @@ class Status:
         queue = self._queue.counts()
         return Reading(
             version=__version__,
-            model=self._config.model.name,
+            model=self._current.config.model.name,
             counted=self._tally.read(),
             waiting={kind: queue[kind.name.lower()] for kind in Kind},
             running=queue["running"],
@@ -130,7 +131,8 @@ class Status:
         if engine.refuses_for_s:
             return Readiness("failed", (str(engine.error),))
         folders = self._watcher.health().reason
-        reasons = [reason for reason in (folders, self._ledger.health, engine.error) if reason]
+        found = (folders, self._ledger.health, engine.error, *self._current.reasons())
+        reasons = [reason for reason in found if reason]
         return Readiness("degraded" if reasons else "ok", tuple(printable(reason) for reason in reasons))
 
     def line(self) -> str:
@@ -150,12 +152,12 @@ class Status:
         }
         resident, gpu_bytes = resident_bytes(state["pid"]) if state["pid"] else None, state.pop("gpu_bytes")
         return {
-            "name": self._config.model.name,
+            "name": self._current.config.model.name,
             "state": state.pop("name"),
             **state,
             "resident_mb": round(resident / 2**20) if resident else None,
             "gpu_mb": None if gpu_bytes is None else round(gpu_bytes / 2**20),
-            "idle_unload_s": self._config.model.idle_unload_s,
+            "idle_unload_s": self._current.config.model.idle_unload_s,
         }
 
     def _folder_status(self, root: RootWatcher) -> dict[str, Any]:

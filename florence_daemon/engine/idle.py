@@ -26,6 +26,11 @@ class IdleTime:
         """Note that the model goes: the next one stays as long as the setting says."""
         self.allowed_s = self._setting_s
 
+    def renew(self, setting_s: float) -> None:
+        """Let another setting count; what somebody asked for holds unless it has changed."""
+        if setting_s != self._setting_s:
+            self._setting_s = self.allowed_s = setting_s
+
     def left_s(self) -> float | None:
         """How long until the model is unloaded, if nothing is asked until then; None for never."""
         if self.allowed_s < 0:

@@ -25,6 +25,7 @@ from florence_daemon.engine.protocol import (
     HasRead,
     Loaded,
     LoadFailed,
+    Progress,
     Reply,
     Request,
     error_of,
@@ -200,6 +201,32 @@ class Engine:
             child.is_stopping = True
         return child
 
+    def renew(self, settings: EngineSettings, idle_unload_s: float, limits: Limits) -> None:
+        """Work with these settings from now on. What the process of before is at is given to the next one."""
+        with self._lock:
+            self._idle.renew(idle_unload_s)
+            self._limits = limits
+            if settings == self._settings or self._closed:
+                return
+            self._settings = settings
+            self._loads = Loads(settings.model, self._clock)
+            self._in_flight = FIRST_IN_FLIGHT
+            child = self._let_go()
+            if child is None:
+                return
+            self._held = [*child.pending.values(), *self._held]
+            child.pending.clear()
+            for pending in self._held:
+                pending.begin_anew()
+            self._died_of = "the settings of the model have changed"
+            log.info("the settings of the model have changed; its process is replaced")
+            self._begin_thread("engine-renew", self._replace, child)
+
+    def _replace(self, child: Child) -> None:
+        """End a process and go on with the next; a thread's whole job. Two models at once may be more than fits."""
+        child.stop()
+        self._resume_after(0.0)
+
     def close(self, *, at_once: bool = False) -> None:
         """Take nothing more and end the process; what runs is given up when `at_once`, else must have ended before.
 
@@ -273,9 +300,15 @@ class Engine:
 
     def _take(self, child: Child, reply: Reply) -> None:
         if isinstance(reply, Begun):
-            self._begin(child.pending[reply.id])
+            pending = child.pending.get(reply.id)
+            if pending is not None:
+                self._begin(pending)
             return
         with self._lock:
+            if (isinstance(reply, Progress) and reply.id not in child.pending) or (
+                isinstance(reply, Loaded) and child.is_stopping
+            ):
+                return  # it is let go, and what it was at was taken back
             if isinstance(reply, Loaded | Alive | Done | Failed):
                 child.sign_s = self._clock()
             if isinstance(reply, Loaded | Alive):
@@ -321,7 +354,7 @@ class Engine:
             child.pending.clear()
             self._idle.begin()
             # Why nothing that it left can be answered; None when the next process may.
-            error = _stopped() if self._closed else self._loads.judge(child, died_of)
+            error = _stopped() if self._closed else self._judge(child, died_of)
             for pending in left:
                 pending.crashes += child.is_blamed(pending)
                 pending.begin_anew()
@@ -334,6 +367,10 @@ class Engine:
                 self._rest(died_of)
         for pending in lost:
             pending.future.set_exception(error or crashed_too_often(pending, died_of))
+
+    def _judge(self, child: Child, died_of: str) -> CheckpointError | None:
+        """Why the model cannot be had; a process that was let go says nothing of the next."""
+        return None if child.is_stopping else self._loads.judge(child, died_of)
 
     def _rest(self, died_of: str) -> None:
         """Let the next process wait a little: what brings down one after the other must not keep the machine busy."""

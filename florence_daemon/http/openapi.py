@@ -287,6 +287,9 @@ def _status() -> Schema:
         "queue": _object(queue),
         "folders": {"type": "array", "items": folder},
         "failures": {"type": "array", "items": failure},
+        "configuration": _object(
+            {"file": unknown_text, "error": unknown_text, "needs_restart": {"type": "array", "items": text}}
+        ),
     }
     return _object(members)
 

@@ -71,10 +71,10 @@ class HttpServer:
         """Bind the port. places: those that the application takes. Raises: ConfigError when that cannot be done."""
         # Waitress binds and warns in its own words; binding first gives an error that says what to do.
         listener = _listen(config.host, config.port)
-        guards = Guards(config)
+        self._guards = Guards(config)
 
         def judge(head: Head) -> Refusal | None:
-            return guards.refusal(head) or places.refusal(head)
+            return self._guards.refusal(head) or places.refusal(head)
 
         self._server = _Server(
             app,
@@ -102,6 +102,10 @@ class HttpServer:
     def start(self) -> None:
         """Begin to answer."""
         self._thread.start()
+
+    def renew_guards(self, config: ServerConfig) -> None:
+        """Let in those whom this configuration lets in, from the next request on; where it listens stays."""
+        self._guards = Guards(config)
 
     def call_soon(self, call: Callable[[], None]) -> None:
         """Have the thread that serves all connections call `call`, which shows that it does not hang."""

@@ -15,7 +15,8 @@ from typing import Any
 import httpx
 
 from florence_daemon.activity import MINUTES
-from florence_daemon.config import ModelConfig, ServerConfig
+from florence_daemon.config import Config, ModelConfig, ServerConfig
+from florence_daemon.current import Current
 from florence_daemon.engine.process import EngineState
 from florence_daemon.errors import SidecarChanged, UnknownPath
 from florence_daemon.folders.ledger import Ledger
@@ -162,6 +163,7 @@ class Api:
             "queue": self.queue.counts() | {"settling": 0, "captioned": 0, "failed": 0},
             "folders": [],
             "failures": [],
+            "configuration": Current(Config()).status(),
         }
 
     def _reading(self) -> Reading:
