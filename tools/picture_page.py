@@ -126,6 +126,7 @@ def take(browser: Browser, url: str, home: str, path: Path, **options: Any) -> N
     _wait_for_thumbnails(page)
     page.mouse.move(0, 0)
     page.screenshot(path=path)
+    page.unroute_all(behavior="wait")
     context.close()
 
 

@@ -23,6 +23,7 @@ const FLAWS = {
 let tasks = [];
 let file = null;
 let asking = null;
+let found = [];
 
 /** Wire the form. */
 export function start() {
@@ -37,6 +38,7 @@ export function start() {
   takeDropped();
   takePasted();
   takeRegion();
+  new ResizeObserver(drawFound).observe(byId("overlay"));
 }
 
 /** Ask which prompts there are, once. Throws Refused. */
@@ -123,6 +125,7 @@ function showPreview(isShown) {
 }
 
 function clear() {
+  found = [];
   byId("answer").replaceChildren();
   byId("overlay").replaceChildren();
 }
@@ -180,10 +183,14 @@ function words(result) {
 }
 
 function places(result) {
-  const found = placesOf(result);
-  const { naturalWidth, naturalHeight } = byId("preview");
-  if (naturalWidth) draw(byId("overlay"), found, naturalWidth, naturalHeight);
+  found = placesOf(result);
+  drawFound();
   return [listed(found)];
+}
+
+function drawFound() {
+  const { naturalWidth, naturalHeight } = byId("preview");
+  if (found.length && naturalWidth) draw(byId("overlay"), found, naturalWidth, naturalHeight);
 }
 
 // A region is drawn with a pointer; who has none writes it.

@@ -3,6 +3,8 @@
 import { el, svg } from "./dom.js";
 
 const COLOURS = 8;
+// The size of names on the screen, whatever the picture's is.
+const LETTER_PX = 13;
 
 /** The places of an answer: each with its name, its outlines in pixels of the upright picture, and the box around it. */
 export function placesOf(result) {
@@ -24,11 +26,11 @@ function add(found, shapes, labels, outlinesOf) {
   });
 }
 
-/** Draw places over a picture of this size. */
+/** Draw places over a picture of this size, as it is shown now. */
 export function draw(overlay, places, width, height) {
   overlay.setAttribute("viewBox", `0 0 ${width} ${height}`);
   const colours = new Map();
-  const letter = Math.max(width, height) / 42;
+  const letter = (LETTER_PX * width) / (overlay.clientWidth || width);
   overlay.replaceChildren(
     ...places.map((place) => {
       if (!colours.has(place.label)) colours.set(place.label, colours.size % COLOURS);

@@ -299,6 +299,9 @@ def test_phone_scrolls_in_one_direction_and_either_theme_is_readable(
         choose(page, LONG)
         ask(page, "<OD>")
         expect(page.locator("#overlay text")).to_have_count(2)
+        name = page.locator("#overlay text").first.bounding_box()
+        assert name is not None
+        assert 12 <= name["height"] <= 20, "names are to be read on a phone too"
         page.get_by_role("button", name="Edit .txt of plain.jpg").click()
         assert not is_wider_than_its_window(page)
         assert (
