@@ -370,6 +370,24 @@ def test_captions_that_are_there_stay(run: Run, server: VisionServer, tmp_path: 
 
 
 @pytest.mark.parametrize("run", ["no jq"], indirect=True)
+def test_disk_without_hard_links_gets_its_captions_too(
+    run: Run, server: VisionServer, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    bin_directory = tmp_path_factory.mktemp("bin")
+    (bin_directory / "ln").write_text("#!/bin/sh\nexit 1\n")
+    (bin_directory / "ln").chmod(0o755)
+    for name in ("a.jpg", "late.jpg"):
+        (tmp_path / name).write_bytes(b"a picture")
+    server.answers = [say(200, {"result": "a cat"})]
+    server.on_request = lambda: (tmp_path / "late.txt").write_text("a person was faster") and None
+    path = f"{bin_directory}:{os.environ['PATH']}"
+    assert run(FOLDER, "CAPTION", "txt", str(tmp_path), url=server.url, PATH=path).returncode == 0
+    assert (tmp_path / "a.txt").read_text() == "a cat\n"
+    assert (tmp_path / "late.txt").read_text() == "a person was faster"
+    assert not files(tmp_path, ".florence*")
+
+
+@pytest.mark.parametrize("run", ["no jq"], indirect=True)
 def test_two_pictures_of_one_name_do_not_share_a_caption(run: Run, server: VisionServer, tmp_path: Path) -> None:
     for name in ("pair.jpg", "pair.png", "pair.b.png"):
         (tmp_path / name).write_bytes(b"a picture")

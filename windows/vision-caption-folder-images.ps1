@@ -99,7 +99,7 @@ foreach ($image in $images) {
     $owners[$caption] = $image.Name
     if (Test-Path -LiteralPath $caption) {
         $present += 1
-        if ((Get-Item -LiteralPath $caption -Force).Length -eq 0) { $empty += 1 }
+        if ((Test-Path -LiteralPath $caption -PathType Leaf) -and (Get-Item -LiteralPath $caption -Force).Length -eq 0) { $empty += 1 }
         continue
     }
     "Processing image: $($image.FullName) ($number of $($images.Count))"
