@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from florence_daemon.engine import backend as backends
 from florence_daemon.engine.backend import (
@@ -10,6 +11,7 @@ from florence_daemon.engine.backend import (
     choose_device,
     choose_engine,
     choose_precision,
+    gpu_bytes,
     start_batching,
 )
 from florence_daemon.engine.protocol import EngineSettings
@@ -118,3 +120,11 @@ def test_batch_is_what_fits_into_half_of_the_free_memory(monkeypatch: pytest.Mon
     assert start_batching(FakeBackend(), CHECKPOINT, EngineSettings("demo")).batch == 5
     assert start_batching(FakeBackend(), CHECKPOINT, EngineSettings("demo", max_new_tokens=256)).batch == 8
     assert start_batching(FakeBackend(), CHECKPOINT, EngineSettings("demo", max_batch=20)).batch == 20
+
+
+def test_gpu_memory_is_told_where_torch_has_a_gpu() -> None:
+    assert gpu_bytes("cpu") is None
+    if not torch.cuda.is_available():
+        pytest.skip("this machine has no GPU that torch can use")
+    held = torch.zeros(2**20, device="cuda:0")
+    assert (gpu_bytes("cuda:0") or 0) >= held.nbytes
