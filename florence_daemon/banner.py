@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from rich.text import Text
 
@@ -14,13 +15,13 @@ from florence_daemon.logs import printable
 from florence_daemon.status_text import labelled, print_lines, say_time
 
 
-def greet(config: Config, address: str) -> None:
-    """Print the banner to standard error, if somebody is there to read it."""
-    print_lines(banner_lines(config, address), to_stderr=True)
+def greet(config: Config, address: str, file: Path | None) -> None:
+    """Print the banner to standard error. file: the configuration that was read, None where there is none."""
+    print_lines(banner_lines(config, address, file), to_stderr=True)
 
 
-def banner_lines(config: Config, address: str) -> list[Text]:
-    """Version, model, address, folders with what is written, where the ledger is. address: `http://127.0.0.1:54880`."""
+def banner_lines(config: Config, address: str, file: Path | None) -> list[Text]:
+    """Version, model, address, folders with what is written, where things are. address: `http://127.0.0.1:54880`."""
     server = config.server
     who = "this machine alone" if is_loopback(server.host) else "the network"
     token = "with the token" if server.required_token else "no token asked for"
@@ -33,6 +34,7 @@ def banner_lines(config: Config, address: str) -> list[Text]:
         ),
         *labelled("address", [Text.assemble((address, "bold"), f" for programs, and the page; {who}, {token}")]),
         *labelled("folders", folders or [Text("none; name some in the configuration, or with --watch DIR")]),
+        *labelled("config", [Text(f"{printable(str(file))}, read again when it changes" if file else "no file")]),
         *labelled("ledger", [Text(printable(str(ledger)))]),
         Text(""),
     ]

@@ -107,7 +107,7 @@ def run(
     source = Source(file, partial(read_settings, file, model=model, host=host, port=port, watch=watch or ()))
     settings = source.read()
     _log_to_stderr(log_format.value, log_level.value)
-    raise typer.Exit(serve(settings, greet=_greet, source=source))
+    raise typer.Exit(serve(settings, greet=partial(_greet, file), source=source))
 
 
 @app.command()
@@ -582,12 +582,12 @@ def _act(server: str, action: str, path: str | None, text: str, *, as_json: bool
     print(json.dumps(counts) if as_json else text.format(**counts))
 
 
-def _greet(settings: Config, address: str) -> None:
+def _greet(file: Path | None, settings: Config, address: str) -> None:
     """Show the banner to a person at a terminal; in a log its lines would only repeat others."""
     if sys.stderr.isatty():
         from florence_daemon.banner import greet
 
-        greet(settings, address)
+        greet(settings, address, file)
 
 
 def _client(server: str) -> Any:

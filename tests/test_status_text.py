@@ -128,12 +128,13 @@ def test_banner_says_what_runs_where_and_what_is_written(tmp_path: Path) -> None
         folders=(FolderConfig(path=tmp_path), FolderConfig(path=tmp_path / "later")),
         state=StateConfig(dir=tmp_path / "state"),
     )
-    lines = [line.plain for line in banner_lines(config, "http://127.0.0.1:1234")]
+    lines = [line.plain for line in banner_lines(config, "http://127.0.0.1:1234", tmp_path / "c.yaml")]
     assert lines[1:] == [
         "model     demo, loads with the first picture, goes after 5 min without work",
         "address   http://127.0.0.1:1234 for programs, and the page; this machine alone, no token asked for",
         f"folders   {tmp_path}: MORE_DETAILED_CAPTION to .txt, GENERATE_TAGS to .tag",
         f"          {tmp_path / 'later'}: MORE_DETAILED_CAPTION to .txt, GENERATE_TAGS to .tag (not there yet)",
+        f"config    {tmp_path / 'c.yaml'}, read again when it changes",
         f"ledger    {tmp_path / 'state' / 'ledger.sqlite3'}",
         "",
     ]
@@ -141,7 +142,7 @@ def test_banner_says_what_runs_where_and_what_is_written(tmp_path: Path) -> None
 
 def test_banner_of_an_open_server_says_so_and_tells_no_token() -> None:
     config = Config(server=ServerConfig(host="0.0.0.0", token="s3cret"), model=ModelConfig(idle_unload_s=-1))
-    text = "\n".join(line.plain for line in banner_lines(config, "http://0.0.0.0:54880"))
+    text = "\n".join(line.plain for line in banner_lines(config, "http://0.0.0.0:54880", None))
     assert "the network, with the token" in text
     assert "s3cret" not in text
     assert "stays" in text
