@@ -14,7 +14,8 @@ class Ask:
 
     prompt: the task token as `tasks.TASKS` spells it, `<CAPTION>`.
     text: what the task needs besides (a phrase, a region), else None.
-    num_beams, max_new_tokens: None takes the engine's setting.
+    num_beams, max_new_tokens: None takes the engine's setting. no_repeat_ngram_size: so many tokens in a row come once
+    at most; 0 lets them come as often as they will, None takes the checkpoint's setting.
     temperature: 0 takes the likeliest tokens, above it they are drawn, with one beam. top_p: from the fewest that have
     this probability together. seed: the same draws the same; None, others each time.
     """
@@ -26,6 +27,7 @@ class Ask:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int | None = None
+    no_repeat_ngram_size: int | None = None
 
 
 @dataclass(frozen=True)

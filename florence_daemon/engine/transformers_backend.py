@@ -53,7 +53,7 @@ class TransformersBackend:
         seen = perf_counter()
         answers = []
         for ask, (task, ids) in zip(asks, prompts, strict=True):
-            generated = self.generate(features, ids, ask.num_beams, ask.max_new_tokens)
+            generated = self.generate(features, ids, ask.num_beams, ask.max_new_tokens, ask.no_repeat_ngram_size)
             result = parse_answer(task, self.tokenizer.decode(generated), picture.size_px)
             tokens = len(generated) - 1
             is_cut = tokens >= self._limit(ask.max_new_tokens)
@@ -82,6 +82,7 @@ class TransformersBackend:
         prompt_ids: list[int],
         num_beams: int | None = None,
         max_new_tokens: int | None = None,
+        no_repeat_ngram_size: int | None = None,
     ) -> list[int]:
         """Search for the best answer to a prompt. The ids begin with the decoder's start token."""
         encoded = self.encode_prompt(features, prompt_ids)
@@ -90,7 +91,7 @@ class TransformersBackend:
             generated = model.generate(
                 encoder_outputs=BaseModelOutput(last_hidden_state=encoded),
                 attention_mask=torch.ones(encoded.shape[:2], dtype=torch.long, device=self.device),
-                generation_config=self._generation_config(num_beams, max_new_tokens),
+                generation_config=self._generation_config(num_beams, max_new_tokens, no_repeat_ngram_size),
             )
         ids: list[int] = generated[0].tolist()
         return ids
@@ -103,7 +104,9 @@ class TransformersBackend:
         """
         return min(max_new_tokens or self._settings.max_new_tokens, self._layout.max_positions)
 
-    def _generation_config(self, num_beams: int | None, max_new_tokens: int | None) -> GenerationConfig:
+    def _generation_config(
+        self, num_beams: int | None, max_new_tokens: int | None, no_repeat_ngram_size: int | None
+    ) -> GenerationConfig:
         """Join what is asked, the settings and the checkpoint's defaults."""
         search = self._search
         beams = num_beams or self._settings.num_beams
@@ -111,7 +114,9 @@ class TransformersBackend:
             "num_beams": beams,
             "do_sample": False,
             "max_new_tokens": self._limit(max_new_tokens),
-            "no_repeat_ngram_size": search.no_repeat_ngram_size,
+            "no_repeat_ngram_size": (
+                search.no_repeat_ngram_size if no_repeat_ngram_size is None else no_repeat_ngram_size
+            ),
             "decoder_start_token_id": search.decoder_start_token_id,
             "forced_bos_token_id": search.forced_bos_token_id,
             "forced_eos_token_id": search.forced_eos_token_id,

@@ -110,7 +110,9 @@ def search_settings(checkpoint: Checkpoint, settings: EngineSettings, ask: Ask) 
         end_id=defaults.eos_token_id,
         num_beams=ask.num_beams or (1 if ask.temperature else settings.num_beams),
         max_new_tokens=min(ask.max_new_tokens or settings.max_new_tokens, checkpoint.layout.max_positions),
-        no_repeat_ngram_size=defaults.no_repeat_ngram_size,
+        no_repeat_ngram_size=(
+            defaults.no_repeat_ngram_size if ask.no_repeat_ngram_size is None else ask.no_repeat_ngram_size
+        ),
         early_stopping=defaults.early_stopping,
         length_penalty=defaults.length_penalty,
         forced_first_id=defaults.forced_bos_token_id,
