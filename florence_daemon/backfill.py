@@ -9,12 +9,12 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from florence_daemon.config import Config, FolderConfig, OutputConfig
+from florence_daemon.config import Config, FolderConfig, ModelConfig, OutputConfig
 from florence_daemon.daemon import Works
 from florence_daemon.engine.protocol import Done, Stages
 from florence_daemon.errors import (
@@ -38,6 +38,7 @@ from florence_daemon.folders.records import Entry, Making, making_of, prompt_of,
 from florence_daemon.folders.scan import Listing, list_directories
 from florence_daemon.folders.settle import stamp_of
 from florence_daemon.overrides import OF_FOLDER, Settings
+from florence_daemon.quality import other_asks, with_others
 from florence_daemon.queue import Image, Job, JobQueue, Kind
 from florence_daemon.sidecar_writer import SidecarWriter
 from florence_daemon.worker import reason_of
@@ -245,8 +246,12 @@ class ServerCaptioner:
         self._pool.shutdown(cancel_futures=True)
 
     def _caption(self, image: Image, client: Client) -> Done:
-        answers = client.ask(image.path, asks_of(image.outputs), priority="backfill")
-        done = Done(0, answers, _size_px(image), Stages())
+        asks = asks_of(image.outputs)
+        done = Done(0, client.ask(image.path, asks, priority="backfill"), _size_px(image), Stages())
+        # The server gives what the model said; to ask once more for what is no caption is up to who writes it.
+        others = other_asks(asks, done, ModelConfig())
+        if others:
+            done = with_others(done, replace(done, answers=client.ask(image.path, others, priority="backfill")))
         self._writer.write(image, done)
         return done
 

@@ -193,10 +193,13 @@ def _pause_s(response: httpx.Response) -> float | None:
 
 
 def _answers(media: dict[str, Any], asks: Sequence[Ask]) -> tuple[Answer, ...]:
-    results = media.get("results") or [{"result": media.get("result")}]
+    results = media.get("results") or [media]
     if len(results) != len(asks) or any(not isinstance(each.get("result"), str | dict) for each in results):
         raise ServerError(f"the server's answer is not one result per prompt: {media!r:.200}")
-    return tuple(Answer(ask.prompt, each["result"]) for ask, each in zip(asks, results, strict=True))
+    return tuple(
+        Answer(ask.prompt, each["result"], is_cut=each.get("flaw") == "cut")
+        for ask, each in zip(asks, results, strict=True)
+    )
 
 
 def _error_text(response: httpx.Response) -> str:

@@ -124,6 +124,7 @@ class Works:
             on_done=on_done,
             show_life=liveness.expect("worker"),
             tally=tally,
+            model=config.model,
         )
         self._threads = [
             threading.Thread(target=self.worker.run, name="worker", daemon=True),
@@ -145,7 +146,7 @@ class Works:
         self._stopped.set()
         self.worker.stop()
         for job in self.queue.close():
-            if job.future.set_running_or_notify_cancel():
+            if job.future.running() or job.future.set_running_or_notify_cancel():
                 job.future.set_exception(Stopping("the daemon is stopping; send this again when it is back"))
         if self.engine.state().name != "loaded":
             at_once = True  # nothing is begun yet, and nobody waits for a model to load only to stop then

@@ -14,6 +14,7 @@ FlorenceError
 ├── QueueFull            too many requests are waiting             HTTP 503
 ├── Stopping             the daemon takes no new work              HTTP 503
 ├── SidecarError         a sidecar could not be written
+│   ├── PoorAnswer           what the model said is no caption
 │   ├── SharedSidecar        it belongs to another picture of the same name
 │   ├── SidecarChanged       it is not what the person who edits it saw    HTTP 409
 │   └── FolderBlocked        nothing can be written in this folder now     HTTP 503
@@ -83,6 +84,10 @@ class SidecarError(FlorenceError):
 
 class UnfitSidecar(SidecarError):
     """Nothing can be added to what a sidecar holds, until somebody mends it."""
+
+
+class PoorAnswer(SidecarError):
+    """What the model said is no caption: it is empty, cut off, a loop, or holds the model's own tokens."""
 
 
 class SharedSidecar(SidecarError):

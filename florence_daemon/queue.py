@@ -52,6 +52,7 @@ class Job:
     """Everything asked about one picture. future: gets the answers, or an error of `errors`; cancel it to withdraw.
 
     picture: the path, or the bytes of the file. queued_s, begun_s: when it came, and when the engine began with it.
+    first: what its first try gave, once some of that was no good; others: what is asked in another way then.
     """
 
     kind: Kind
@@ -62,6 +63,8 @@ class Job:
     number: int = 0  # its place in its class; the queue gives it
     queued_s: float = 0.0
     begun_s: float | None = None
+    first: Done | None = None
+    others: tuple[Ask, ...] = ()
 
     @property
     def is_suspect(self) -> bool:
@@ -117,6 +120,17 @@ class JobQueue:
             bisect.insort(self._waiting[job.kind], job, key=lambda each: each.number)
             self._changed.notify_all()
 
+    def put_again(self, job: Job, first: Done, others: tuple[Ask, ...]) -> None:
+        """Return a claimed job to its place in its class for its other try. Raises: Stopping."""
+        with self._changed:
+            if self._closed:
+                raise Stopping("the daemon stopped before this was tried in another way")
+            job.first, job.others = first, others
+            self._running.discard(job)
+            self._answered.discard(job)
+            bisect.insort(self._waiting[job.kind], job, key=lambda each: each.number)
+            self._changed.notify_all()
+
     def withdraw(self, job: Job) -> None:
         """Drop a job that nobody waits for any more, and what it holds in memory; one that runs already goes on."""
         with self._changed:
@@ -158,7 +172,7 @@ class JobQueue:
                 if job is None:
                     return None
                 self._waiting[job.kind].remove(job)
-                if job.future.set_running_or_notify_cancel():
+                if job.first is not None or job.future.set_running_or_notify_cancel():
                     self._running.add(job)
                     return job
                 self._forget_image(job)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from florence_daemon.config import OutputConfig
-from florence_daemon.engine.protocol import Done
-from florence_daemon.errors import FolderBlocked, SidecarError
+from florence_daemon.engine.protocol import Answer, Done
+from florence_daemon.errors import FolderBlocked, PoorAnswer, SidecarError
 from florence_daemon.folders import contents, sidecars
 from florence_daemon.folders.asking import answers_by_output, asks_of_one
 from florence_daemon.folders.atomic import Directory
@@ -15,7 +16,11 @@ from florence_daemon.folders.ledger import Ledger
 from florence_daemon.folders.needs import Makes
 from florence_daemon.folders.records import PERSON, Written, digest_of
 from florence_daemon.folders.settle import Stamp
+from florence_daemon.quality import flaw_of, reasons_against
 from florence_daemon.queue import Image
+
+Pairs = Sequence[tuple[OutputConfig, Sequence[Answer]]]
+"""Outputs, and the answers to what each of them asks."""
 
 
 class PictureChanged(SidecarError):
@@ -41,12 +46,22 @@ class SidecarWriter:
     def write(self, image: Image, done: Done) -> bool:
         """Write an image's sidecars; False when all came to be there meanwhile, and stay.
 
-        Raises: SidecarError; PictureChanged when the file is not the one asked about.
+        What is no caption is never written: the other sidecars are, and then the error is raised.
+
+        Raises: SidecarError; PictureChanged when the file is not the one asked about; PoorAnswer.
         """
+        pairs = answers_by_output(image.outputs, done.answers)
+        fit = [(output, answers) for output, answers in pairs if not any(map(flaw_of, answers))]
+        has_written = bool(fit) and self._write(image, done, fit)
+        if len(fit) < len(pairs):
+            raise PoorAnswer(reasons_against(done))
+        return has_written
+
+    def _write(self, image: Image, done: Done, pairs: Pairs) -> bool:
         path, name = os.path.split(image.path)
         with _open(path, image.root) as directory:
             stamp = _same_picture(directory, name, image.stamp, done.content)
-            drafts = _drafts(directory, name, image, done)
+            drafts = _drafts(directory, name, image, done, pairs)
             noted = {draft.output: self._written(draft, stamp, done.content) for draft in drafts}
             added = [noted[draft.output] for draft in drafts if draft.before is not None]
             # What is added to holds more than this program's, and whether the text is in it can be seen in the file.
@@ -91,10 +106,10 @@ class SidecarWriter:
         return {(each.suffix, each.digest) for each in entry.written} if entry is not None else set()
 
 
-def _drafts(directory: Directory, name: str, image: Image, done: Done) -> list[Draft]:
+def _drafts(directory: Directory, name: str, image: Image, done: Done, pairs: Pairs) -> list[Draft]:
     """What the sidecars of the picture `name` are to hold. Raises: SidecarError."""
     drafts = []
-    for output, answers in answers_by_output(image.outputs, done.answers):
+    for output, answers in pairs:
         rule, before = output.rule(image.overwrite), None
         if contents.reads_existing(output, rule):
             sidecar = sidecars.sidecar_path(name, output)

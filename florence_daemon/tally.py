@@ -62,7 +62,7 @@ class Tally:
         if job.begun_s is not None:
             spent["wait"] = max(0.0, job.begun_s - job.queued_s)
         with self._lock:
-            self._counted.images[job.kind] += 1
+            self._counted.images[job.kind] += job.first is None  # its other try is no other image
             self._counted.tokens_read += sum(answer.prompt_tokens for answer in done.answers)
             self._counted.tokens_written += sum(answer.tokens for answer in done.answers)
             for stage, seconds in spent.items():

@@ -170,6 +170,8 @@ _MARK = re.compile(
     r"|<(?P<part>sep|poly|/poly|and)>",
     re.ASCII,
 )
+# What stands for nothing that could be read aloud: the frame, places and marks, and the names of the tasks.
+_OWN = re.compile("|".join([_FRAME.pattern, r"<(?:unk|mask|image)>", *prompt_tokens(), _MARK.pattern]), re.ASCII)
 # Words that the original never grounds, since they name nothing to be seen (its list of phrases it filters out).
 # fmt: off
 _NAMES_NOTHING = frozenset({
@@ -194,6 +196,15 @@ class _Place:
     @property
     def bins(self) -> list[int]:
         return [bin_ for runs in self.instances for run in runs for bin_ in run]
+
+
+def find_own_token(task: Task, text: str) -> str | None:
+    """Find a token of the model's own in an answer that should be words; None when there is none.
+
+    Who asks about a region gets that region back behind the words, as from the original.
+    """
+    found = (match[0] for match in _OWN.finditer(text))
+    return next((token for token in found if not (task.needs == "region" and token.startswith("<loc_"))), None)
 
 
 def parse_answer(task: Task, generated_text: str, size_px: tuple[int, int]) -> str | dict[str, Any]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
+from florence_daemon.config import ModelConfig
 from florence_daemon.engine.protocol import Ask, Done
 from florence_daemon.engine.suspects import MAX_CRASHES
 from florence_daemon.errors import (
@@ -19,6 +20,7 @@ from florence_daemon.errors import (
     FlorenceError,
     FolderBlocked,
     PictureError,
+    PoorAnswer,
     PromptError,
     Stopping,
     TruncatedPicture,
@@ -31,6 +33,7 @@ from florence_daemon.folders.settle import stamp_of
 from florence_daemon.job_log import describe, log_done, log_failed
 from florence_daemon.liveness import SHOW_S
 from florence_daemon.logs import printable
+from florence_daemon.quality import other_asks, reasons_against, with_others
 from florence_daemon.queue import Image, Job, JobQueue, Kind
 from florence_daemon.sidecar_writer import PictureChanged, SidecarWriter
 from florence_daemon.tally import Tally
@@ -118,8 +121,9 @@ class Worker:
         tally: Tally | None = None,
         clock: Callable[[], float] = time.monotonic,
         pool: Executor | None = None,
+        model: ModelConfig | None = None,
     ) -> None:
-        """makes: how each output is made now. folders: those that are watched.
+        """makes: how each output is made now. folders: those that are watched. model: how the engine searches.
 
         pool: writes sidecars, instead of threads for each folder. on_done: told of every answered job.
         show_life: called between steps, every few seconds. tally: counts what was done.
@@ -133,6 +137,7 @@ class Worker:
         self._show_life = show_life
         self._tally = tally or Tally()
         self._clock = clock
+        self._model = model or ModelConfig()
         self._pool = pool
         self._pools: dict[str | None, Executor] = {}  # by folder
         self._pools_lock = threading.Lock()
@@ -209,7 +214,10 @@ class Worker:
             if job.image is not None and self._folders.is_paused(job.image.path):
                 raise FolderBlocked("its folder cannot be written now")
             answer = self._engine.submit(
-                job.picture, job.asks, urgent=job.kind is Kind.HTTP, on_begun=partial(self._note_begun, job)
+                job.picture,
+                job.others or job.asks,
+                urgent=job.kind is Kind.HTTP,
+                on_begun=partial(self._note_begun, job),
             )
         except Exception as error:  # Ended like one that the engine answers with an error.
             answer = Future()
@@ -258,6 +266,11 @@ class Worker:
             done = answered.result()
             self._tally.answered(job, done)
             if job.image is not None:
+                done = done if job.first is None else with_others(job.first, done)
+                if job.first is None and (others := other_asks(job.asks, done, self._model)):
+                    self._queue.put_again(job, done, others)
+                    log.info("%s: asked once more in another way: %s", describe(job), printable(reasons_against(done)))
+                    return
                 self._write(job, job.image, done)
         except FlorenceError as error:
             self._fail(job, error, started_s)
@@ -330,7 +343,7 @@ def may_heal(error: FlorenceError) -> bool:
     """Tell whether to try the same file again may help."""
     if isinstance(error, TruncatedPicture | UnreadablePicture):
         return True
-    return not isinstance(error, PictureError | PromptError | EngineCrashed | UnfitSidecar)
+    return not isinstance(error, PictureError | PromptError | EngineCrashed | UnfitSidecar | PoorAnswer)
 
 
 def reason_of(error: FlorenceError, path: str) -> str:

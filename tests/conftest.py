@@ -33,6 +33,7 @@ class FakeEngine:
         self.holds_answers = False
         self.error: Exception | None = None
         self.content: bytes | None = None  # what it says it read
+        self.answer: Callable[[Ask], Answer] = lambda ask: Answer(ask.prompt, f"answer to {ask.prompt}")
         self.on_submit: Callable[[], None] = lambda: None
 
     def submit(
@@ -53,7 +54,7 @@ class FakeEngine:
         if self.holds_answers:
             self.waiting.append(future)
         else:
-            future.set_result(done(asks, self.content))
+            future.set_result(Done(1, tuple(map(self.answer, asks)), (10, 10), Stages(), self.content))
         return future
 
 

@@ -99,6 +99,7 @@ LAYERS = {
     "engine.loads": 5,
     "engine.process": 6,
     "engine.child": 12,
+    "quality": 4,
     "queue": 4,
     "job_log": 5,
     "sidecar_writer": 7,

@@ -6,7 +6,7 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import attrs
 import pytest
 
 from florence_daemon.config import DEFAULT_OUTPUTS, FolderConfig, ModelConfig, OutputConfig
+from florence_daemon.engine.protocol import Answer, Ask
 from florence_daemon.errors import (
     CheckpointError,
     EngineCrashed,
@@ -33,7 +34,7 @@ from florence_daemon.folders.settle import stamp_of
 from florence_daemon.intake import FolderIntake
 from florence_daemon.logs import printable
 from florence_daemon.queue import Image, Job, JobQueue, Kind
-from florence_daemon.worker import PAUSE_S, Worker
+from florence_daemon.worker import PAUSE_S, Counts, Worker
 from tests.conftest import AtOnce, FakeEngine, done
 
 
@@ -790,6 +791,87 @@ def test_answer_that_comes_after_the_writers_have_closed_leaves_the_claim_to_the
     assert not setup.image.with_suffix(".txt").exists()
     assert str(setup.image.name) in setup.ledger.troubled(str(setup.folder.path))
     assert caplog.records == []
+
+
+def poor(prompt: str, *, until: int) -> Callable[[Ask], Answer]:
+    """An engine's answers: to this prompt they are cut off so many times, and good from then on."""
+    asked = iter(range(1000))
+
+    def say(ask: Ask) -> Answer:
+        is_cut = ask.prompt == prompt and next(asked) < until
+        return Answer(ask.prompt, f"answer to {ask.prompt}".replace("<", "").replace(">", ""), 100, is_cut)
+
+    return say
+
+
+def test_answer_that_is_no_caption_is_asked_once_more_in_another_way(setup: Setup, engine: FakeEngine) -> None:
+    engine.answer = poor("<MORE_DETAILED_CAPTION>", until=1)
+    setup.submit()
+    setup.hand_over_all()
+    assert [len(asks) for _, asks, _ in engine.asked] == [2, 1]
+    assert engine.asked[1][1] == (Ask("<MORE_DETAILED_CAPTION>", max_new_tokens=4096),)
+    assert setup.image.with_suffix(".txt").read_text() == "answer to MORE_DETAILED_CAPTION\n"
+    assert setup.image.with_suffix(".tag").read_text() == "answer to GENERATE_TAGS\n"
+    assert setup.reasons() == {}
+    assert setup.worker.counts.captioned == 1
+    assert setup.queue.is_idle()
+
+
+def test_answer_that_is_no_caption_twice_is_listed_and_the_other_sidecars_are_written(
+    setup: Setup, engine: FakeEngine
+) -> None:
+    engine.answer = poor("<MORE_DETAILED_CAPTION>", until=99)
+    setup.submit()
+    setup.hand_over_all()
+    assert [len(asks) for _, asks, _ in engine.asked] == [2, 1]
+    assert not setup.image.with_suffix(".txt").exists()
+    assert setup.image.with_suffix(".tag").read_text() == "answer to GENERATE_TAGS\n"
+    assert "<MORE_DETAILED_CAPTION> was cut off after 100 tokens" in setup.reasons()["a.jpg"]
+    assert setup.worker.counts == Counts(failed=1)
+    assert setup.queue.is_idle()
+    assert setup.lacking() == [], "the model says the same of the same picture"
+    engine.answer = poor("", until=0)
+    setup.ledger.settled(str(setup.image))  # as `retry` does
+    setup.submit()
+    setup.hand_over_all()
+    assert setup.image.with_suffix(".txt").read_text() == "answer to MORE_DETAILED_CAPTION\n"
+    assert setup.reasons() == {}
+
+
+def test_picture_that_changes_between_the_two_tries_is_looked_at_again(setup: Setup, engine: FakeEngine) -> None:
+    engine.answer = poor("<MORE_DETAILED_CAPTION>", until=1)
+
+    def change() -> None:
+        content = b"picture" if len(engine.asked) == 1 else b"another picture"
+        setup.image.write_bytes(content)
+        engine.content = digest_of(content)
+
+    engine.on_submit = change
+    setup.submit()
+    setup.hand_over_all()
+    assert len(engine.asked) == 2
+    assert os.listdir(setup.folder.path) == ["a.jpg"]
+    assert setup.folders.touched == [(str(setup.image), 0.0)]
+
+
+def test_people_get_the_answer_as_it_is_and_at_once(setup: Setup, engine: FakeEngine) -> None:
+    engine.answer = poor("<CAPTION>", until=99)
+    job = Job(Kind.HTTP, b"x", (Ask("<CAPTION>"),))
+    setup.queue.put(job)
+    setup.hand_over_all()
+    assert job.future.result(0).answers[0].is_cut
+    assert len(engine.asked) == 1
+
+
+def test_other_try_has_its_place_in_the_queue_and_a_stop_ends_it(setup: Setup, engine: FakeEngine) -> None:
+    engine.answer = poor("<MORE_DETAILED_CAPTION>", until=99)
+    first, second = setup.put(Kind.BACKFILL, "a.jpg"), setup.put(Kind.BACKFILL, "b.jpg")
+    setup.worker.run_once(0)
+    assert not first.future.done()
+    assert setup.queue.holds(str(setup.image))
+    assert setup.queue.close() == [first, second]
+    with pytest.raises(Stopping):
+        setup.queue.put_again(first, done(first.asks), ())
 
 
 def test_any_name_can_be_printed() -> None:

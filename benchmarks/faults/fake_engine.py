@@ -80,7 +80,9 @@ def digest_of(content: bytes) -> str:
 def answer_to(prompt: str, content: bytes, at_least_bytes: int = 0) -> str:
     """What the stand-in says to `prompt` about a picture of these bytes."""
     words = f"{prompt.strip('<>').lower()} of {digest_of(content)}"
-    return " ".join([words] * max(1, -(-at_least_bytes // (len(words) + 1))))
+    while len(words) < at_least_bytes:  # each word another: what repeats itself would not be written as a caption
+        words += " " + digest_of(f"{len(words)} {words[:60]}".encode())
+    return words
 
 
 def is_whole(content: bytes) -> bool:

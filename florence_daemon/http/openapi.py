@@ -193,11 +193,10 @@ def _action(name: str, summary: str, counted: str, needs_path: bool = False) -> 
 
 
 def _process_image() -> Schema:
-    results = {
-        "type": "array",
-        "items": _object({"prompt": {"enum": prompt_tokens()}, "result": {"$ref": "#/components/schemas/Result"}}),
-    }
-    answer = {"anyOf": [_object({"result": {"$ref": "#/components/schemas/Result"}}), _object({"results": results})]}
+    told = {"result": {"$ref": "#/components/schemas/Result"}, "flaw": _flaw()}
+    one = _object(told, required=["result"])
+    each = _object({"prompt": {"enum": prompt_tokens()}} | told, required=["prompt", "result"])
+    answer = {"anyOf": [one, _object({"results": {"type": "array", "items": each}})]}
     base64 = {"type": "string", "pattern": BASE64, "description": "base64, or a data URI with it"}
     binary = {"type": "string", "contentMediaType": "application/octet-stream", "minLength": 1}
     content = {
@@ -211,6 +210,14 @@ def _process_image() -> Schema:
         "body may also be the bare picture (Content-Type: image/*), the other members in the query.",
         "requestBody": {"required": True, "content": content},
         "responses": {"200": _json("The answer", answer), **_errors("415", "422", "500", "503", "504")},
+    }
+
+
+def _flaw() -> Schema:
+    return {
+        "enum": ["empty", "leak", "loop", "cut"],
+        "description": "Only where the answer is not fit to be a caption: it is empty, holds the model's own tokens, "
+        "repeats itself, or was cut off at the limit of tokens",
     }
 
 

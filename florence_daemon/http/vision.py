@@ -7,10 +7,11 @@ from typing import Any
 
 import falcon
 
-from florence_daemon.engine.protocol import Done
+from florence_daemon.engine.protocol import Answer, Done
 from florence_daemon.http.asking import Asking
 from florence_daemon.http.places import Places
 from florence_daemon.http.question import Question, read_question
+from florence_daemon.quality import flaw_of
 from florence_daemon.tasks import prompt_tokens
 
 
@@ -55,5 +56,11 @@ class ProcessImageResource:
 
 def _media(question: Question, done: Done) -> dict[str, Any]:
     if not question.is_list:
-        return {"result": done.answers[0].result}
-    return {"results": [{"prompt": answer.prompt, "result": answer.result} for answer in done.answers]}
+        return _told(done.answers[0])
+    return {"results": [{"prompt": answer.prompt} | _told(answer) for answer in done.answers]}
+
+
+def _told(answer: Answer) -> dict[str, Any]:
+    """An answer as it is, and what keeps it from being a caption, for who would write it into a file."""
+    flaw = flaw_of(answer)
+    return {"result": answer.result} | ({"flaw": flaw.kind} if flaw is not None else {})

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from florence_daemon.config import ServerConfig
+from florence_daemon.engine.protocol import Answer
 from florence_daemon.errors import CheckpointError, ConfigError, EngineError, PictureError
 from florence_daemon.http.health import Readiness
 from florence_daemon.http.places import Places
@@ -101,6 +102,19 @@ def test_several_prompts_share_one_request(api: Api) -> None:
         ]
     }
     assert len(api.engine.asked) == 1
+
+
+def test_answer_that_is_no_caption_is_given_and_says_so_beside_the_result(api: Api) -> None:
+    api.engine.answer = lambda ask: Answer(ask.prompt, "a cat on a", 1024, is_cut=ask.prompt == "<CAPTION>")
+    assert api.process(prompt="CAPTION").json() == {"result": "a cat on a", "flaw": "cut"}
+    assert api.process(prompts=["CAPTION", "DETAILED_CAPTION"]).json() == {
+        "results": [
+            {"prompt": "<CAPTION>", "result": "a cat on a", "flaw": "cut"},
+            {"prompt": "<DETAILED_CAPTION>", "result": "a cat on a"},
+        ]
+    }
+    api.engine.answer = lambda ask: Answer(ask.prompt, "")
+    assert api.process(prompt="CAPTION").json() == {"result": "", "flaw": "empty"}
 
 
 def test_form_needs_no_base64(api: Api) -> None:
