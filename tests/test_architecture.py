@@ -46,6 +46,10 @@ LAYERS = {
     "folders.listening": 5,
     "folders.root": 6,
     "folders.atomic": 2,
+    "folders.exiftool": 0,
+    "folders.xml_places": 0,
+    "folders.xmp_packet": 1,
+    "folders.xmp": 2,
     "folders.sidecars": 3,
     "folders.asking": 3,
     "folders.shaping": 3,
@@ -174,6 +178,7 @@ LAYERS = {
 # Outside libraries and the rooms that alone may import them.
 OWNERS = {
     "watchdog": {"folders.events"},
+    "xml": {"folders.xml_places"},
     "sqlite3": {"folders.ledger", "folders.ledger_file", "folders.ledger_rows"},
     "httpx": {"client", "http.fetch"},
     "prometheus_client": {"http.metrics"},

@@ -10,6 +10,8 @@ bindfs bindfs
 chromium chromium
 curl curl
 debootstrap debootstrap
+exiftool libimage-exiftool-perl
+exiv2 exiv2
 faketime faketime
 jq jq
 mkfs.exfat exfatprogs

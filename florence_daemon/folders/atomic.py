@@ -112,6 +112,41 @@ class Directory:
         if self._handle is not None:
             os.fsync(self._handle)
 
+    def rewrite(
+        self,
+        name: str,
+        change: Callable[[BinaryIO, BinaryIO], bool],
+        may_replace: Callable[[Stamp, bytes], bool],
+    ) -> bool:
+        """Put another version of a file in its place, whole and synced, with its mode and as far as may be its owner.
+
+        change: reads the old one and writes the new one; false leaves all as it is. may_replace: told the new one's
+        stamp and digest just before it takes the name; false drops it. Raises: OSError, and what these raise.
+        """
+        temporary = unfinished_name()
+        try:
+            with (
+                _open_regular(self._at(name), self._handle) as old,
+                open(self._at(temporary), "x+b", opener=self._open) as new,
+            ):
+                if not change(old, new):
+                    return False
+                _take_over(old.fileno(), new.fileno())
+                new.flush()
+                os.fsync(new.fileno())
+            stamp, digest = self.stamp_of(temporary), self.digest_of(temporary)
+            if stamp is None or digest is None:
+                raise FileNotFoundError(errno.ENOENT, "its new version went away")
+            if not may_replace(stamp, digest):
+                return False
+            self._replace(temporary, name)
+        finally:
+            with contextlib.suppress(OSError):
+                patiently(partial(os.unlink, self._at(temporary), dir_fd=self._handle))
+        if self._handle is not None:
+            os.fsync(self._handle)
+        return True
+
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
         with contextlib.suppress(FileNotFoundError):
@@ -175,6 +210,20 @@ def open_regular(path: str, directory: int | None = None) -> BinaryIO:
         file.close()
         raise OSError(errno.EINVAL, "is not a regular file")
     return file
+
+
+def _take_over(old: int, new: int) -> None:
+    """Give a new version of a file what the old one has besides its content; who may not do so leaves it out."""
+    state = os.fstat(old)
+    if sys.platform == "win32":
+        return
+    with contextlib.suppress(OSError):
+        os.fchown(new, state.st_uid, state.st_gid)
+    os.fchmod(new, stat.S_IMODE(state.st_mode))
+    if sys.platform == "linux":
+        for attribute in os.listxattr(old):
+            with contextlib.suppress(OSError):
+                os.setxattr(new, attribute, os.getxattr(old, attribute))
 
 
 def _open_below(root: str, path: str) -> int:
