@@ -33,7 +33,7 @@ class FakeEngine:
         self.holds_answers = False
         self.error: Exception | None = None
         self.content: bytes | None = None  # what it says it read
-        self.answer: Callable[[Ask], Answer] = lambda ask: Answer(ask.prompt, f"answer to {ask.prompt}")
+        self.answer: Callable[[Ask], Answer] = answer_to
         self.on_submit: Callable[[], None] = lambda: None
 
     def submit(
@@ -67,9 +67,13 @@ class AtOnce(Executor):
         return future
 
 
+def answer_to(ask: Ask) -> Answer:
+    """What the stand-in says; with its brackets, a prompt's name would be no word."""
+    return Answer(ask.prompt, f"answer to {ask.prompt.strip('<>')}", tokens=7, prompt_tokens=582)
+
+
 def done(asks: tuple[Ask, ...], content: bytes | None = None) -> Done:
-    answers = tuple(Answer(ask.prompt, f"answer to {ask.prompt}", tokens=7, prompt_tokens=582) for ask in asks)
-    return Done(1, answers, (10, 10), Stages(), content)
+    return Done(1, tuple(map(answer_to, asks)), (10, 10), Stages(), content)
 
 
 @pytest.fixture

@@ -118,8 +118,8 @@ def test_all_outputs_of_an_image_are_one_request(setup: Setup, engine: FakeEngin
     assert [[ask.prompt for ask in asks] for _, asks, _ in engine.asked] == [
         ["<MORE_DETAILED_CAPTION>", "<GENERATE_TAGS>"]
     ]
-    assert setup.image.with_suffix(".txt").read_text() == "answer to <MORE_DETAILED_CAPTION>\n"
-    assert setup.image.with_suffix(".tag").read_text() == "answer to <GENERATE_TAGS>\n"
+    assert setup.image.with_suffix(".txt").read_text() == "answer to MORE_DETAILED_CAPTION\n"
+    assert setup.image.with_suffix(".tag").read_text() == "answer to GENERATE_TAGS\n"
     assert setup.queue.is_idle()
 
 
@@ -704,7 +704,7 @@ def test_always_writes_over_a_persons_sidecars_once(setup: Setup, engine: FakeEn
             setup.submit(setup.image.with_name(name))
         setup.hand_over_all()
     assert len(engine.asked) == 1
-    assert setup.image.with_suffix(".txt").read_text() == "answer to <MORE_DETAILED_CAPTION>\n"
+    assert setup.image.with_suffix(".txt").read_text() == "answer to MORE_DETAILED_CAPTION\n"
 
 
 def test_people_are_urgent_and_folders_are_not(setup: Setup, engine: FakeEngine) -> None:
@@ -799,7 +799,7 @@ def poor(prompt: str, *, until: int) -> Callable[[Ask], Answer]:
 
     def say(ask: Ask) -> Answer:
         is_cut = ask.prompt == prompt and next(asked) < until
-        return Answer(ask.prompt, f"answer to {ask.prompt}".replace("<", "").replace(">", ""), 100, is_cut)
+        return Answer(ask.prompt, f"answer to {ask.prompt.strip('<>')}", 100, is_cut)
 
     return say
 
