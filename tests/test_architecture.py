@@ -50,6 +50,7 @@ LAYERS = {
     "folders.xml_places": 0,
     "folders.xmp_packet": 1,
     "folders.xmp": 2,
+    "folders.xmp_sidecar": 3,
     "folders.sidecars": 3,
     "folders.asking": 3,
     "folders.shaping": 3,

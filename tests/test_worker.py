@@ -809,7 +809,7 @@ def test_answer_that_is_no_caption_is_asked_once_more_in_another_way(setup: Setu
     setup.submit()
     setup.hand_over_all()
     assert [len(asks) for _, asks, _ in engine.asked] == [2, 1]
-    assert engine.asked[1][1] == (Ask("<MORE_DETAILED_CAPTION>", max_new_tokens=4096),)
+    assert engine.asked[1][1] == (Ask("<MORE_DETAILED_CAPTION>", max_new_tokens=4096, no_repeat_ngram_size=3),)
     assert setup.image.with_suffix(".txt").read_text() == "answer to MORE_DETAILED_CAPTION\n"
     assert setup.image.with_suffix(".tag").read_text() == "answer to GENERATE_TAGS\n"
     assert setup.reasons() == {}

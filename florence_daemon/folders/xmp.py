@@ -87,15 +87,14 @@ class Keywords:
     def __init__(self, words: Iterable[str]) -> None:
         self._words: dict[str, str] = {}
         for word in words:
-            stripped = clean(word).strip()
-            if stripped:
-                self._words.setdefault(stripped.casefold(), stripped)
+            if plain := _plain(word):
+                self._words.setdefault(plain.casefold(), plain)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._words.values())
 
     def __contains__(self, word: str) -> bool:
-        return word.strip().casefold() in self._words
+        return _plain(word).casefold() in self._words
 
 
 def _plain(text: str) -> str:

@@ -18,7 +18,7 @@ DC = "http://purl.org/dc/elements/1.1/"
 LIGHTROOM = "http://ns.adobe.com/lightroom/1.0/"
 DIGIKAM = "http://www.digikam.org/ns/1.0/"
 OWN = "urn:florence-daemon:xmp:1.0/"
-# How the namespaces are called that properties are added in.
+# How the namespaces are called that properties are added in, where the file has no name for them.
 PREFIXES = {DC: "dc", LIGHTROOM: "lr", DIGIKAM: "digiKam", OWN: "florence"}
 
 # More than any program writes; a packet is held in memory several times over.
@@ -50,6 +50,7 @@ class Packet:
         self._changes: list[tuple[int, int, str]] = []
         self._new: list[tuple[Name, str]] = []
         self._descriptions = list(rdf.each((RDF, "Description")))
+        self._prefixes = self._names_of_namespaces()
 
     def as_bytes(self) -> bytes:
         """The packet with all changes made, in its own encoding."""
@@ -94,7 +95,7 @@ class Packet:
         container = element.first(*CONTAINERS) if element is not None else None
         if element is None or container is None:
             self._remove(name)
-            self._new.append((name, f'<rdf:Alt><rdf:li xml:lang="{DEFAULT}">{_escaped(value)}</rdf:li></rdf:Alt>'))
+            self._new.append((name, self._list("Alt", [value], f' xml:lang="{DEFAULT}"')))
             return
         item = next((item for item in container.children if _is_default(item)), None)
         if item is not None:
@@ -124,7 +125,7 @@ class Packet:
             if values != self.values(name):
                 self._remove(name)
                 if values:
-                    self._new.append((name, _list(kind, values)))
+                    self._new.append((name, self._list(kind, values)))
             return
         taken = [item for item in container.children if take(_value(item))]
         if len(taken) == len(container.children) and not add:
@@ -194,23 +195,43 @@ class Packet:
         about = first.attributes.get(ABOUT, "") if first is not None else ""
         space = self._content[self._rdf.inner_start : first.start] if first is not None else b"\n  "
         indent = space.decode() if space.isspace() else "\n"
+        names = self._prefixes
         spaces = dict.fromkeys(namespace for (namespace, _), _ in self._new)
-        declared = "".join(f'{indent}    xmlns:{PREFIXES[namespace]}="{namespace}"' for namespace in spaces)
-        if self._rdf.scope.get("rdf") != RDF:
-            declared += f' xmlns:rdf="{RDF}"'
+        declared = "".join(f'{indent}    xmlns:{names[each]}="{each}"' for each in spaces)
+        if self._rdf.scope.get(names[RDF]) != RDF:
+            declared += f' xmlns:{names[RDF]}="{RDF}"'
         properties = "".join(
-            f"{indent} <{PREFIXES[namespace]}:{local}>{text}</{PREFIXES[namespace]}:{local}>"
-            for (namespace, local), text in self._new
+            f"{indent} <{names[space]}:{local}>{text}</{names[space]}:{local}>" for (space, local), text in self._new
         )
-        start = f'<rdf:Description rdf:about="{_escaped(about, in_attribute=True)}"{declared}>'
+        tag = f"{names[RDF]}:Description"
+        start = f'<{tag} {names[RDF]}:about="{_escaped(about, in_attribute=True)}"{declared}>'
         at = self._rdf.children[-1].end if self._rdf.children else self._rdf.inner_start
-        self._insert(self._rdf, at, f"{indent}{start}{properties}{indent}</rdf:Description>")
+        self._insert(self._rdf, at, f"{indent}{start}{properties}{indent}</{tag}>")
         self._new = []
+
+    def _names_of_namespaces(self) -> dict[str, str]:
+        """The prefix of each namespace. exiv2 reads no file that has two for one, or one for two."""
+        elements = [self._rdf, *self._descriptions, *(child for each in self._descriptions for child in each.children)]
+        names: dict[str, str] = {}
+        for scope in (element.scope for element in elements):
+            for prefix, namespace in scope.items():
+                if prefix:
+                    names.setdefault(namespace, prefix)
+        for namespace, wanted in ({RDF: "rdf"} | PREFIXES).items():
+            taken = set(names.values())
+            free = next(name for name in (wanted, *(f"{wanted}{number}" for number in range(99))) if name not in taken)
+            names.setdefault(namespace, free)
+        return names
+
+    def _list(self, kind: str, values: Iterable[str], attribute: str = "") -> str:
+        rdf = self._prefixes[RDF]
+        items = "".join(f"<{rdf}:li{attribute}>{_escaped(value)}</{rdf}:li>" for value in values)
+        return f"<{rdf}:{kind}>{items}</{rdf}:{kind}>"
 
 
 def clean(text: str) -> str:
-    """A text without the characters that XML cannot hold."""
-    return _NO_CHARACTER.sub("", text)
+    """A text as XML gives it back: its lines end in one way, and what XML cannot hold is gone."""
+    return _NO_CHARACTER.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def _as_utf_8(content: bytes) -> tuple[bytes, str, bytes]:
@@ -246,10 +267,6 @@ def _value(item: Element) -> str:
 
 def _is_default(item: Element) -> bool:
     return item.attributes.get(LANG, "").lower() == DEFAULT
-
-
-def _list(kind: str, values: Iterable[str]) -> str:
-    return f"<rdf:{kind}>" + "".join(f"<rdf:li>{_escaped(value)}</rdf:li>" for value in values) + f"</rdf:{kind}>"
 
 
 def _rdf_tag(element: Element, local: str) -> tuple[str, str]:

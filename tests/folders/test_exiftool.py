@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from florence_daemon.demo_pictures import draw_picture
 from florence_daemon.folders import exiftool
@@ -27,6 +27,7 @@ pytestmark = pytest.mark.skipif(shutil.which("exiftool") is None, reason="exifto
 
 WORDS = Words("A cat & a <mat>", ("cat", "mat"), "demo")
 FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "tif": "TIFF"}
+PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 ODD = "-a b\n$(touch x) ;'\"%f\udcff."
 
 
@@ -38,7 +39,7 @@ def picture(ending: str) -> bytes:
     buffer = io.BytesIO()
     exif = Image.Exif()
     exif[0x010F] = "A camera"
-    drawn().save(buffer, FORMATS[ending], exif=exif, icc_profile=b"profile " * 40)
+    drawn().save(buffer, FORMATS[ending], exif=exif, icc_profile=PROFILE)
     return buffer.getvalue()
 
 
@@ -84,7 +85,8 @@ def test_words_are_in_the_picture_and_its_pixels_and_all_else_are_as_they_were(e
     assert {name.partition(":")[0] for name in changes} <= {"System", "File", "IFD0", "Composite"}, changes
     assert found["IFD0:Make"] == "A camera"
     assert found["IFD0:Artist"] == "Ada"
-    assert Image.open(path).info["icc_profile"] == b"profile " * 40
+    with Image.open(path) as image:
+        assert image.info["icc_profile"] == PROFILE
 
 
 def test_same_words_again_write_nothing_and_newer_ones_take_their_place(tmp_path: Path) -> None:
@@ -121,7 +123,7 @@ def test_picture_stays_as_it_is_when_something_goes_wrong(tmp_path: Path, monkey
     assert not embed(path, may=lambda stamp, digest: False)
     broken = tmp_path / "b.jpg"
     broken.write_bytes(b"no picture")
-    with pytest.raises(ExiftoolFailed, match="exiftool refused: Error: File format error"):
+    with pytest.raises(ExiftoolFailed, match=r"exiftool refused: Error: .* is not supported"):
         embed(broken)
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     with pytest.raises(ExiftoolFailed, match="exiftool is not installed; install it"):
@@ -145,10 +147,10 @@ def test_exiftool_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_xmp_in_several_pieces_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
-    large = merge(None, Words("x " * 50_000, (), "demo"))
-    with io.BytesIO(picture("jpg")) as source, path.open("x+b") as target:
-        exiftool.write_packet(source, large, target)
-    before = path.read_bytes()
+    (tmp_path / "long.txt").write_text("x " * 50_000)
+    write = ["exiftool", f"-XMP-dc:Title<={tmp_path / 'long.txt'}", "-"]
+    before = subprocess.run(write, input=picture("jpg"), capture_output=True, check=True).stdout
+    path.write_bytes(before)
     with pytest.raises(ExiftoolFailed, match="several pieces"):
         embed(path)
     assert path.read_bytes() == before
