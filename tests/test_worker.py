@@ -139,8 +139,8 @@ def test_several_prompts_fill_one_file_and_what_two_outputs_want_is_asked_once(
     setup.submit()
     setup.worker.run_once(0)
     assert [ask.prompt for ask in engine.asked[0][1]] == ["<CAPTION>", "<GENERATE_TAGS>"]
-    assert setup.image.with_suffix(".txt").read_text() == "answer to <GENERATE_TAGS> (answer to <CAPTION>)\n"
-    assert setup.image.with_suffix(".tag").read_text() == "answer to <GENERATE_TAGS>\n"
+    assert setup.image.with_suffix(".txt").read_text() == "answer to GENERATE_TAGS (answer to CAPTION)\n"
+    assert setup.image.with_suffix(".tag").read_text() == "answer to GENERATE_TAGS\n"
 
 
 def test_search_settings_and_text_of_an_output_reach_the_engine(setup: Setup, engine: FakeEngine) -> None:
@@ -178,7 +178,7 @@ def caption_all(setup: Setup) -> None:
 
 @pytest.mark.parametrize(
     ("overwrite", "expected"),
-    [("append", "mine, answer to <CAPTION>\n"), ("prepend", "answer to <CAPTION>, mine\n"), ("never", "mine\n")],
+    [("append", "mine, answer to CAPTION\n"), ("prepend", "answer to CAPTION, mine\n"), ("never", "mine\n")],
 )
 def test_text_is_added_to_what_a_person_wrote_once(setup: Setup, overwrite: str, expected: str) -> None:
     sidecar = use_append(setup, overwrite)
@@ -195,7 +195,7 @@ def test_text_is_not_added_again_when_the_ledger_was_lost_or_a_person_edited_it(
     caption_all(setup)
     setup.ledger.forget(str(setup.image))
     caption_all(setup)
-    assert sidecar.read_text() == "mine, answer to <CAPTION>\n"
+    assert sidecar.read_text() == "mine, answer to CAPTION\n"
     assert len(engine.asked) == 2
     sidecar.write_text("mine, and what the model said, edited\n")
     caption_all(setup)
@@ -210,7 +210,7 @@ def test_file_that_was_added_to_is_a_persons_for_ever(setup: Setup) -> None:
     caption_all(setup)
     setup.folder = attrs.evolve(setup.folder, overwrite="stale", outputs=(OutputConfig(prompt="CAPTION", ext="txt"),))
     caption_all(setup)
-    assert sidecar.read_text() == "mine, answer to <CAPTION>\n"
+    assert sidecar.read_text() == "mine, answer to CAPTION\n"
 
 
 def test_another_prompt_is_added_to_what_the_first_one_wrote(setup: Setup) -> None:
@@ -218,7 +218,7 @@ def test_another_prompt_is_added_to_what_the_first_one_wrote(setup: Setup) -> No
     for prompt in ("CAPTION", "GENERATE_TAGS", "GENERATE_TAGS"):
         setup.folder = attrs.evolve(setup.folder, overwrite="append", outputs=(OutputConfig(prompt=prompt, ext="txt"),))
         caption_all(setup)
-    assert sidecar.read_text() == "answer to <CAPTION>, answer to <GENERATE_TAGS>\n"
+    assert sidecar.read_text() == "answer to CAPTION, answer to GENERATE_TAGS\n"
 
 
 def test_text_is_not_added_to_a_file_that_changes_meanwhile_but_soon_after(
@@ -238,7 +238,7 @@ def test_text_is_not_added_to_a_file_that_changes_meanwhile_but_soon_after(
     monkeypatch.undo()
     setup.now_s += 10
     caption_all(setup)
-    assert sidecar.read_text() == "mine, edited, answer to <CAPTION>\n"
+    assert sidecar.read_text() == "mine, edited, answer to CAPTION\n"
     assert setup.reasons() == {}
 
 
