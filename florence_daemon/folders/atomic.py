@@ -126,7 +126,7 @@ class Directory:
         temporary = unfinished_name()
         try:
             with (
-                _open_regular(self._at(name), self._handle) as old,
+                open_regular(self._at(name), self._handle) as old,
                 open(self._at(temporary), "x+b", opener=self._open) as new,
             ):
                 if not change(old, new):
