@@ -60,7 +60,7 @@ def test_answer_is_a_chat_completion(api: Api) -> None:
     assert answer["choices"] == [
         {
             "index": 0,
-            "message": {"role": "assistant", "content": "answer to <CAPTION>", "refusal": None},
+            "message": {"role": "assistant", "content": "answer to CAPTION", "refusal": None},
             "logprobs": None,
             "finish_reason": "stop",
         }
@@ -142,7 +142,7 @@ def test_stream_is_chunks_and_ends_with_done(api: Api) -> None:
     said, ended = events_of(api.chat(stream=True))
     assert said["object"] == ended["object"] == "chat.completion.chunk"
     assert said["id"] == ended["id"]
-    assert said["choices"][0]["delta"] == {"role": "assistant", "content": "answer to <CAPTION>", "refusal": None}
+    assert said["choices"][0]["delta"] == {"role": "assistant", "content": "answer to CAPTION", "refusal": None}
     assert said["choices"][0]["finish_reason"] is None
     assert ended["choices"][0] == {"index": 0, "delta": {}, "logprobs": None, "finish_reason": "stop"}
     assert "usage" not in said
@@ -186,7 +186,7 @@ def test_several_choices_are_drawn_each_for_itself(api: Api) -> None:
 
 def test_several_choices_without_a_temperature_are_the_same_best_answer(api: Api) -> None:
     answer = api.chat(n=2).json()
-    assert [choice["message"]["content"] for choice in answer["choices"]] == ["answer to <CAPTION>"] * 2
+    assert [choice["message"]["content"] for choice in answer["choices"]] == ["answer to CAPTION"] * 2
     assert len(api.engine.asked[0][1]) == 1
 
 
