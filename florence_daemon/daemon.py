@@ -140,6 +140,7 @@ class Works:
     def renew(self, config: Config) -> None:
         """Work with this configuration from now on."""
         self.engine.renew(engine_settings(config), config.model.idle_unload_s, engine_limits(config))
+        self.worker.model = config.model
 
     def stop(self, *, at_once: bool = False) -> None:
         """Start nothing new, let what runs end (unless `at_once`), give up what waits, end the engine."""

@@ -137,7 +137,7 @@ class Worker:
         self._show_life = show_life
         self._tally = tally or Tally()
         self._clock = clock
-        self._model = model or ModelConfig()
+        self.model = model or ModelConfig()
         self._pool = pool
         self._pools: dict[str | None, Executor] = {}  # by folder
         self._pools_lock = threading.Lock()
@@ -267,7 +267,7 @@ class Worker:
             self._tally.answered(job, done)
             if job.image is not None:
                 done = done if job.first is None else with_others(job.first, done)
-                if job.first is None and (others := other_asks(job.asks, done, self._model)):
+                if job.first is None and (others := other_asks(job.asks, done, self.model)):
                     self._queue.put_again(job, done, others)
                     log.info("%s: asked once more in another way: %s", describe(job), printable(reasons_against(done)))
                     return
