@@ -217,9 +217,9 @@ def test_load_without_work_keeps_the_model_for_the_idle_time_from_its_arrival_on
 ) -> None:
     now_s = 100.0
     engine = start_engine(idle_unload_s=5.0, clock=lambda: now_s)
-    engine.load()
-    assert engine.state().name == "loading"
     now_s = 200.0
+    engine.load()
+    assert engine.state().pid is not None
     engine.tick(more_waits=False)
     wait_for(lambda: engine.state().name == "loaded")
     state = engine.state()
@@ -277,10 +277,12 @@ def test_unload_ends_an_idle_process_at_once_and_a_busy_one_after_its_work(
     assert engine.state().name == "unloaded"
 
 
-def test_load_tries_a_model_again_that_could_not_be_had_a_moment_ago(start_engine: Callable[..., Engine]) -> None:
+def test_load_tries_a_model_again_that_could_not_be_had_a_moment_ago(
+    start_engine: Callable[..., Engine], caplog: pytest.LogCaptureFixture
+) -> None:
     engine = start_engine("no-such/model")
-    engine.load()
-    wait_for(lambda: engine.state().name == "failed")
-    engine.load()
-    assert engine.state().name == "loading"
-    wait_for(lambda: engine.state().name == "failed")
+    with caplog.at_level(logging.INFO):
+        for _ in range(2):
+            engine.load()
+            wait_for(lambda: engine.state().name == "failed")
+    assert caplog.text.count("started, loading no-such/model") == 2
