@@ -112,15 +112,18 @@ def test_process_is_held_to_its_limits_and_ends_when_idle(
 ) -> None:
     if not sys.platform.startswith("linux"):
         pytest.skip("/proc is Linux's")
-    monkeypatch.setattr(thumbnails, "IDLE_S", 1.0)
+    monkeypatch.setattr(thumbnails, "IDLE_S", 3600.0)
     (folder / "plain.jpg").write_bytes(jpeg())
     made.get(KEY, str(folder), str(folder / "plain.jpg"))
     pid = made.pid
     limits = Path(f"/proc/{pid}/limits").read_text()
     assert limits.split("Max data size")[1].split()[0] == str(1536 * 2**20)
     assert limits.split("Max file size")[1].split()[0] == "0"
-    wait_for(lambda: made.pid is None and not Path(f"/proc/{pid}").exists(), 60, "the process to end")
+    monkeypatch.setattr(thumbnails, "IDLE_S", 0.2)
     made.get(f"{KEY}2", str(folder), str(folder / "plain.jpg"))
+    wait_for(lambda: made.pid is None and not Path(f"/proc/{pid}").exists(), 60, "the process to end")
+    monkeypatch.setattr(thumbnails, "IDLE_S", 3600.0)
+    made.get(f"{KEY}3", str(folder), str(folder / "plain.jpg"))
     assert made.pid not in (None, pid)
 
 

@@ -44,7 +44,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def configuration(folder: Path) -> dict[str, Any]:
     outputs = [{"prompt": "CAPTION", "ext": "txt"}, {"prompt": "GENERATE_TAGS", "ext": "tag"}]
     folders = [{"path": str(folder), "settle_s": 0.2, "outputs": outputs}, {"path": str(folder.parent / "missing")}]
-    return {"model": {"name": "demo"}, "state": {"dir": str(folder.parent / "kept")}, "folders": folders}
+    model = {"name": "demo", "idle_unload_s": 3600}
+    return {"model": model, "state": {"dir": str(folder.parent / "kept")}, "folders": folders}
 
 
 @pytest.fixture(scope="module")
