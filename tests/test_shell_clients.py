@@ -314,8 +314,8 @@ def test_busy_server_is_asked_again_when_it_wants(run: Run, server: VisionServer
 @pytest.mark.parametrize("run", ["no jq"], indirect=True)
 def test_slow_server_is_given_up(run: Run, server: VisionServer, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"a picture")
-    server.answers = [Say(200, b'{"result": "a cat"}', wait_s=3)]
-    result = run(CLIENT, "CAPTION", str(tmp_path / "a.jpg"), url=server.url, VISION_TIMEOUT="1")
+    server.answers = [Say(200, b'{"result": "a cat"}', wait_s=10)]
+    result = run(CLIENT, "CAPTION", str(tmp_path / "a.jpg"), url=server.url, VISION_TIMEOUT="2")
     assert (result.returncode, result.stdout) == (1, "")
     assert "no answer from" in result.stderr
 

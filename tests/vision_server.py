@@ -49,11 +49,11 @@ def vision_server() -> Iterator[VisionServer]:
             server.on_request()
             answer = server.answers.pop(0) if len(server.answers) > 1 else server.answers[0]
             time.sleep(answer.wait_s)
-            self.send_response(answer.status)
-            for name, text in {"Content-Length": str(len(answer.body)), **answer.headers}.items():
-                self.send_header(name, text)
-            self.end_headers()
             with contextlib.suppress(OSError):  # who waited too long has gone
+                self.send_response(answer.status)
+                for name, text in {"Content-Length": str(len(answer.body)), **answer.headers}.items():
+                    self.send_header(name, text)
+                self.end_headers()
                 self.wfile.write(answer.body)
 
         do_POST = do_GET
