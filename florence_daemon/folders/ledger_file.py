@@ -20,6 +20,7 @@ T = TypeVar("T")
 NAME = "ledger.sqlite3"
 # Another process's transaction is over within milliseconds; a disk that hangs may take longer.
 BUSY_S = 10.0
+BUSY_STEP_S = 0.02
 # While the file cannot be had, it is tried again this often.
 RETRY_S = 60.0
 
@@ -231,7 +232,7 @@ def _connect(path: str) -> sqlite3.Connection:
     """Open a database, look it over and bring it up to date. Raises: _Damaged, sqlite3.Error."""
     connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
     try:
-        connection.execute("PRAGMA journal_mode = WAL")
+        _log_ahead(connection)
         connection.execute("PRAGMA synchronous = FULL")
         (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
@@ -242,6 +243,22 @@ def _connect(path: str) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _log_ahead(connection: sqlite3.Connection) -> None:
+    """Have changes go into a log first (WAL). Raises: sqlite3.Error.
+
+    Where another process is about to write a file that has no log yet, SQLite says so and does not wait.
+    """
+    until_s = time.monotonic() + BUSY_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > until_s:
+                raise
+            time.sleep(BUSY_STEP_S)
 
 
 def _migrate(connection: sqlite3.Connection) -> None:

@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -208,6 +209,7 @@ def test_claims_of_a_living_process_are_left_alone(tmp_path: Path) -> None:
 def test_two_processes_write_side_by_side(tmp_path: Path) -> None:
     code = """
 import sys
+import threading
 from pathlib import Path
 from florence_daemon.folders.ledger import Ledger
 ledger = Ledger(Path(sys.argv[1]))
@@ -220,6 +222,20 @@ ledger.close()
     ledger = Ledger(tmp_path)
     assert len(ledger.failures()) == 400
     ledger.close()
+
+
+def test_new_ledger_that_another_process_is_opening_is_waited_for(tmp_path: Path) -> None:
+    """SQLite itself does not wait where a file that another is about to write is to be given its log."""
+    other = sqlite3.connect(tmp_path / "ledger.sqlite3", isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE its_own (number)")
+    other.execute("BEGIN IMMEDIATE")
+    ends = threading.Timer(0.5, other.execute, ["COMMIT"])
+    ends.start()
+    ledger = Ledger(tmp_path)
+    assert ledger.health is None
+    ledger.close()
+    ends.join()
+    other.close()
 
 
 @pytest.mark.parametrize("damage", ["garbage", "cut off", "a page overwritten", "newer"])
@@ -302,6 +318,7 @@ def test_state_directory_that_cannot_be_had_is_stood_in_for_by_memory(
 
 FULL_DISK = """
 import sys
+import threading
 from pathlib import Path
 from florence_daemon.folders.ledger import Ledger
 state = Path(sys.argv[1])
