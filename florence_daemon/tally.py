@@ -59,7 +59,7 @@ class Tally:
     def answered(self, job: Job, done: Done) -> None:
         """The engine has answered a job."""
         spent = {"decode": done.stages.decode_s, "vision": done.stages.vision_s, "text": done.stages.text_s}
-        if job.begun_s is not None:
+        if job.begun_s is not None and job.first is None:
             spent["wait"] = max(0.0, job.begun_s - job.queued_s)
         with self._lock:
             self._counted.images[job.kind] += job.first is None  # its other try is no other image

@@ -183,7 +183,7 @@ def test_job_that_is_withdrawn_before_its_turn_is_counted_once() -> None:
     assert tally.read().jobs == {(Kind.HTTP, "withdrawn"): 2}
 
 
-def test_wait_is_counted_from_the_queue_to_the_engines_beginning() -> None:
+def test_job_that_is_asked_about_twice_is_one_image_that_waited_once_and_took_twice_the_time() -> None:
     now_s = 100.0
     queue = JobQueue(5, clock=lambda: now_s)
     job = Job(Kind.BACKFILL, b"picture", (Ask("<CAPTION>"),), future=Future())
@@ -192,9 +192,11 @@ def test_wait_is_counted_from_the_queue_to_the_engines_beginning() -> None:
     tally = Tally()
     answers = (Answer("<CAPTION>", "a cat", tokens=4, prompt_tokens=580),)
     tally.answered(job, Done(1, answers, (10, 10), Stages(0.1, 0.2, 7200.0)))
+    job.first = Done(1, answers, (10, 10), Stages())
     tally.answered(job, Done(1, answers, (10, 10), Stages(0.1, 0.2, 90_000.0)))
     counted = tally.read()
-    assert counted.stages[Kind.BACKFILL, "wait"].sum_s == 8.0
-    assert counted.stages[Kind.BACKFILL, "wait"].counts[BOUNDS_S.index(5.0)] == 2
+    assert counted.stages[Kind.BACKFILL, "wait"].sum_s == 4.0
+    assert counted.stages[Kind.BACKFILL, "wait"].counts[BOUNDS_S.index(5.0)] == 1
+    assert counted.images == {Kind.BACKFILL: 1}
     assert counted.stages[Kind.BACKFILL, "text"].counts[-2:] == [1, 1]
     assert (counted.tokens_read, counted.tokens_written) == (1160, 8)

@@ -13,12 +13,15 @@ from florence_daemon.http.asking import Asking
 from florence_daemon.http.chat_answer import completion, events
 from florence_daemon.http.chat_request import Fetch, check_model, read_chat
 from florence_daemon.http.places import Places
+from florence_daemon.quality import flaw_of
 from florence_daemon.queue import Kind
 
 # Which task was asked, and why it was not one that the text named.
 TASK_HEADER = "X-Florence-Task"
 FREE_TEXT_HEADER = "X-Florence-Free-Text"
-HEADERS = (TASK_HEADER, FREE_TEXT_HEADER)
+# What is wrong with an answer that no sidecar would get: empty, cut, loop, leak; of several choices, of the first such.
+FLAW_HEADER = "X-Florence-Flaw"
+HEADERS = (TASK_HEADER, FREE_TEXT_HEADER, FLAW_HEADER)
 
 
 class ModelsResource:
@@ -73,6 +76,9 @@ class ChatResource:
         resp.set_header(TASK_HEADER, asked.asks[0].prompt)
         if asked.free_text is not None:
             resp.set_header(FREE_TEXT_HEADER, f"{asked.free_text}; GET /prompts lists the tasks")
+        flaws = [flaw.kind for flaw in map(flaw_of, answers) if flaw is not None]
+        if flaws:
+            resp.set_header(FLAW_HEADER, flaws[0])
         if not asked.is_stream:
             resp.media = completion(envelope, answers)
             return

@@ -68,6 +68,7 @@ def test_answer_is_a_chat_completion(api: Api) -> None:
     assert answer["usage"] == {"prompt_tokens": 582, "completion_tokens": 7, "total_tokens": 589}
     assert response.headers["x-florence-task"] == "<CAPTION>"
     assert "x-florence-free-text" not in response.headers
+    assert "x-florence-flaw" not in response.headers
     (asked,) = api.engine.asked
     assert asked[0] == PICTURE
     assert asked[2], "people wait for it, so it is urgent"
@@ -136,6 +137,7 @@ def test_structured_answer_is_json_text(api: Api) -> None:
     assert json.loads(choice["message"]["content"]) == boxes
     assert "Kätzchen" in choice["message"]["content"]
     assert choice["finish_reason"] == "length"
+    assert response.result().headers["x-florence-flaw"] == "cut"
 
 
 def test_stream_is_chunks_and_ends_with_done(api: Api) -> None:
