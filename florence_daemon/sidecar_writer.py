@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from florence_daemon.config import OutputConfig
 from florence_daemon.engine.protocol import Answer, Done
-from florence_daemon.errors import FolderBlocked, PoorAnswer, SidecarError
+from florence_daemon.errors import FolderBlocked, PoorAnswer, SidecarError, UnfitSidecar
 from florence_daemon.folders import contents, sidecars
 from florence_daemon.folders.asking import answers_by_output, asks_of_one
 from florence_daemon.folders.atomic import Directory
@@ -46,16 +46,34 @@ class SidecarWriter:
     def write(self, image: Image, done: Done) -> bool:
         """Write an image's sidecars; False when all came to be there meanwhile, and stay.
 
-        What is no caption is never written: the other sidecars are, and then the error is raised.
+        What is no caption is never written: the other sidecars are, and then the error is raised. So it is with a file
+        to which nothing can be added.
 
-        Raises: SidecarError; PictureChanged when the file is not the one asked about; PoorAnswer.
+        Raises: SidecarError; PictureChanged when the file is not the one asked about; PoorAnswer, UnfitSidecar.
         """
         pairs = answers_by_output(image.outputs, done.answers)
         fit = [(output, answers) for output, answers in pairs if not any(map(flaw_of, answers))]
-        has_written = bool(fit) and self._write(image, done, fit)
+        has_written = bool(fit) and self._write_fit(image, done, fit)
         if len(fit) < len(pairs):
             raise PoorAnswer(reasons_against(done))
         return has_written
+
+    def _write_fit(self, image: Image, done: Done, pairs: Pairs) -> bool:
+        """Write them together, or, when nothing is written since one of them cannot be, each for itself."""
+        try:
+            return self._write(image, done, pairs)
+        except (UnfitSidecar, PoorAnswer):
+            if len(pairs) == 1:
+                raise
+        refused: UnfitSidecar | PoorAnswer | None = None
+        for pair in pairs:
+            try:
+                self._write(image, done, [pair])
+            except (UnfitSidecar, PoorAnswer) as error:
+                refused = refused or error
+        if refused is not None:
+            raise refused
+        return True
 
     def _write(self, image: Image, done: Done, pairs: Pairs) -> bool:
         path, name = os.path.split(image.path)

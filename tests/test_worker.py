@@ -256,6 +256,17 @@ def test_link_is_not_added_to_and_the_model_is_not_asked_again_for_it(setup: Set
     assert len(engine.asked) == 1
 
 
+def test_file_that_cannot_be_added_to_keeps_no_other_from_being_written(setup: Setup, engine: FakeEngine) -> None:
+    sidecar = use_append(setup)
+    sidecar.write_bytes(b"caf\xe9\n")
+    tags = OutputConfig(prompt="GENERATE_TAGS", ext="tag")
+    setup.folder = attrs.evolve(setup.folder, outputs=(*setup.folder.outputs, tags))
+    caption_all(setup)
+    assert sidecar.read_bytes() == b"caf\xe9\n"
+    assert setup.image.with_suffix(".tag").exists()
+    assert "not UTF-8" in setup.reasons()["a.jpg"]
+
+
 def test_sidecar_that_appears_during_the_work_stays(setup: Setup, engine: FakeEngine) -> None:
     engine.on_submit = lambda: setup.image.with_suffix(".txt").write_text("mine") and None
     setup.submit()
