@@ -20,6 +20,7 @@ from florence_daemon.command_line import (
     JsonOption,
     LogFormat,
     LogLevel,
+    LogLevelOption,
     ModelOption,
     Names,
     Overwrite,
@@ -29,6 +30,7 @@ from florence_daemon.command_line import (
     ServerOption,
     ServiceAction,
     Setting,
+    complete_prompt,
     names_given,
     read_outputs,
     read_settings,
@@ -116,10 +118,12 @@ def demo(
         "florence-demo"
     ),
     port: Annotated[int | None, typer.Option(metavar="P", help="Port to listen on.", show_default=False)] = None,
+    log_level: LogLevelOption = None,
 ) -> None:
     """Try it: draw pictures into a folder, watch it with the small model that comes along, print the captions."""
     from florence_daemon.demo import serve_demo
 
+    _log_if_asked(log_level)
     settings = read_settings(None, model="demo", host=None, port=port, watch=[directory], alone=True)
     raise typer.Exit(serve_demo(settings, directory))
 
@@ -164,6 +168,7 @@ def backfill(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be captioned.")] = False,
     as_json: JsonOption = False,
+    log_level: LogLevelOption = None,
 ) -> None:
     """Caption everything below some paths once; what has its sidecars already is skipped.
 
@@ -177,6 +182,7 @@ def backfill(
 
     refuse_both(model, server)
     outputs = read_outputs(prompt or [], ext or [], set_ or [], prefix=prefix, suffix=suffix, template=template)
+    _log_if_asked(log_level)
     settings = read_settings(config, model=model)
     with closing(open_ledger(settings)) as ledger:
         work = Backfill(
@@ -199,7 +205,9 @@ def backfill(
 @app.command()
 def caption(
     images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="The pictures.")],
-    prompt: Annotated[str, typer.Option(metavar="NAME", help="What to ask.")] = "MORE_DETAILED_CAPTION",
+    prompt: Annotated[str, typer.Option(metavar="NAME", help="What to ask.", autocompletion=complete_prompt)] = (
+        "MORE_DETAILED_CAPTION"
+    ),
     text: Annotated[str | None, typer.Option(metavar="TEXT", help="For prompts that take text.")] = None,
     config: ConfigOption = None,
     model: ModelOption = None,
@@ -217,6 +225,7 @@ def caption(
         ),
     ] = None,
     as_json: JsonOption = False,
+    log_level: LogLevelOption = None,
 ) -> None:
     """Caption pictures and print the answers; no sidecar is written."""
     from florence_daemon.caption_command import ask_engine, ask_server, print_answers
@@ -232,6 +241,7 @@ def caption(
 
         check_task(task)
         drawings = choose_names(images, draw)
+    _log_if_asked(log_level)
     settings = read_settings(config, model=model)
     answering = ask_server(server, settings) if server else ask_engine(settings)
     with answering as answer:
@@ -302,12 +312,13 @@ def lint(
 def pull(
     config: ConfigOption = None,
     model: ModelOption = None,
+    log_level: LogLevelOption = None,
 ) -> None:
     """Download a checkpoint, or look for it on this machine, and verify it."""
     from florence_daemon.engine import checkpoint
 
     settings = read_settings(config, model=model).model
-    _log_to_stderr()
+    _log_to_stderr(level=(log_level or LogLevel.info).value)
     if settings.offline:
         directory = checkpoint.find(settings.name, settings.revision, offline=True)
     else:
@@ -342,6 +353,7 @@ def quantize(
         typer.Option(metavar="PX", help="Side for float32, if another than configured.", show_default=False),
     ] = None,
     as_json: JsonOption = False,
+    log_level: LogLevelOption = None,
 ) -> None:
     """Make the model faster on a CPU, and prove on your own pictures that it says the same.
 
@@ -356,6 +368,7 @@ def quantize(
     """
     from florence_daemon.quantize_command import Wish, run_quantize
 
+    _log_if_asked(log_level)
     settings = read_settings(config, model=model)
     for size in (image_size, compare_size):
         with_given(settings.model, image_size=size)  # says what is wrong with it
@@ -594,6 +607,11 @@ def _client(server: str) -> Any:
     from florence_daemon.client import open_client
 
     return open_client(server)
+
+
+def _log_if_asked(level: LogLevel | None) -> None:
+    if level is not None:
+        _log_to_stderr(level=level.value)
 
 
 def _log_to_stderr(form: str = "text", level: str = "info") -> None:

@@ -18,19 +18,32 @@ if TYPE_CHECKING:
 Section = TypeVar("Section", "ModelConfig", "ServerConfig")
 DEFAULT_SERVER = "http://127.0.0.1:54880"
 
+
+def complete_prompt(begun: str) -> list[str]:
+    """The prompts that a shell offers when Tab is pressed."""
+    from florence_daemon.tasks import prompt_tokens
+
+    names = (token.strip("<>") for token in prompt_tokens())
+    return [name for name in names if name.startswith(begun)]
+
+
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="Configuration file (YAML).", show_default=False)
 ]
 ModelOption = Annotated[
     str | None, typer.Option("--model", metavar="M", help="A Hub id, a local directory, or demo.", show_default=False)
 ]
-LogLevelOption = Annotated[
-    "LogLevel | None", typer.Option("--log-level", help="The least that is logged.", show_default=False)
-]
 ServerOption = Annotated[str, typer.Option("--server", metavar="URL", envvar="VISION_HOST", help="The daemon to ask.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
 PromptsOption = Annotated[
-    list[str] | None, typer.Option("--prompt", metavar="NAME", help="What to ask; goes with --ext.", show_default=False)
+    list[str] | None,
+    typer.Option(
+        "--prompt",
+        metavar="NAME",
+        help="What to ask; goes with --ext.",
+        show_default=False,
+        autocompletion=complete_prompt,
+    ),
 ]
 
 
@@ -76,6 +89,12 @@ class Setting(str, Enum):
     num_beams = "num_beams"
     max_batch = "max_batch"
     image_size = "image_size"
+
+
+LogLevelOption = Annotated[
+    LogLevel | None,
+    typer.Option(help="Log to standard error what is at least so important.", show_default=False),
+]
 
 
 class Precision(str, Enum):

@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 # What a trainer reads: one line with a caption and tags.
 TRAINING = OutputConfig(
-    prompts=("DETAILED_CAPTION", "GENERATE_TAGS"), ext="txt", template="{prefix}{caption}, {tags}", underscores="spaces"
+    prompts=("DETAILED_CAPTION", "GENERATE_TAGS"), ext="txt", template="{prefix}{caption} {tags}", underscores="spaces"
 )
 # Where who reads the file finds more.
 EVERY_SETTING = "config/florence-daemon.yaml beside the program, and docs/configuration.md"

@@ -16,6 +16,8 @@ import pytest
 import yaml
 
 from florence_daemon import config_file
+from florence_daemon.config import FolderConfig
+from florence_daemon.overrides import Override, Settings
 from florence_daemon.tasks import prompt_tokens
 
 ROOT = Path(__file__).parents[1]
@@ -59,6 +61,9 @@ def test_every_configuration_that_is_documented_is_right(tmp_path: Path) -> None
     assert len(examples) >= 2
     for code in examples:
         assert isinstance(yaml.safe_load(code), dict)
+        if code.startswith("# .florence.yaml"):
+            Override(str(tmp_path / ".florence.yaml"), code.encode()).over(Settings(FolderConfig(path=tmp_path)))
+            continue
         (tmp_path / "example.yaml").write_text(code)
         config_file.load(tmp_path / "example.yaml", {})
 

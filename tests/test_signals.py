@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+
+from tests.conftest import wait_for
 
 WAIT = """
 import sys
@@ -44,3 +48,36 @@ def test_second_signal_interrupts() -> None:
     assert process.stdout.readline() == "stopping\n"
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=60)[0] == "at once\n"
+
+
+HANG_UP = """
+from florence_daemon.signals import StopSignal
+signals = StopSignal(hears_hang_up=True)
+print("ready", flush=True)
+signals.wait(lambda: print("read anew", flush=True))
+print("stopping", flush=True)
+"""
+
+
+def test_hang_up_is_heard_by_who_wants_to_and_ends_nothing() -> None:
+    process = subprocess.Popen([sys.executable, "-c", HANG_UP], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    for _ in range(2):
+        process.send_signal(signal.SIGHUP)
+        assert process.stdout.readline() == "read anew\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=60)[0] == "stopping\n"
+
+
+def test_terminal_that_is_closed_stops_it_in_order(tmp_path: Path) -> None:
+    terminal, shown = os.openpty()
+    told = tmp_path / "told"
+    with told.open("w") as file:
+        process = subprocess.Popen([sys.executable, "-c", HANG_UP], stdout=file, stderr=shown, start_new_session=True)
+    wait_for(lambda: told.read_text() == "ready\n")
+    os.close(shown)
+    os.close(terminal)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(60) == 0
+    assert told.read_text() == "ready\nstopping\n"
