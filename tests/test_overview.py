@@ -8,6 +8,7 @@ from pathlib import Path
 
 from florence_daemon.activity import Activity
 from florence_daemon.config import Config, FolderConfig
+from florence_daemon.current import Current
 from florence_daemon.engine.process import Engine
 from florence_daemon.engine.protocol import EngineSettings
 from florence_daemon.folders.ledger import Ledger
@@ -33,7 +34,15 @@ def test_of_many_failures_it_tells_some_and_how_many_there_are(tmp_path: Path, e
     real = Engine(EngineSettings("demo"), 300)
     worker = Worker(queue, engine, ledger, makes)
     status = Status(
-        config, queue, real, worker, watcher, ledger, Liveness(time.monotonic), Tally(), Activity(time.monotonic)
+        Current(config),
+        queue,
+        real,
+        worker,
+        watcher,
+        ledger,
+        Liveness(time.monotonic),
+        Tally(),
+        Activity(time.monotonic),
     )
     for number in range(MOST_FAILURES + 50):
         path = tmp_path / f"{number:03}.jpg"

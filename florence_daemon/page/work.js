@@ -24,6 +24,7 @@ export function start(after) {
 /** Show an overview. */
 export function show(overview) {
   showModel(overview.model);
+  showProblems(overview);
   showNumbers(overview.queue);
   showPlot(overview.activity);
   showFolders(overview.folders);
@@ -44,8 +45,14 @@ function showModel(model) {
   button.hidden = false;
   button.dataset.action = isThere ? "unload" : "load";
   setText(button, isThere ? "Unload" : "Load");
-  const problem = model.error ? `The model: ${model.error}` : "";
-  byId("notice").dataset.model = problem;
+}
+
+/** Say what is wrong with the model and with the configuration. */
+function showProblems({ model, configuration }) {
+  const problems = [];
+  if (model.error) problems.push(`The model: ${model.error}`);
+  if (configuration.error) problems.push(`The configuration is wrong, and the one before it still counts: ${configuration.error}`);
+  byId("notice").dataset.daemon = problems.join(" · ");
   showNotice();
 }
 
@@ -76,11 +83,11 @@ function details(model) {
   return parts.join(", ");
 }
 
-/** Say that something is wrong that stays wrong; what the daemon does not answer goes before what the model says. */
+/** Say that something is wrong that stays wrong; that the daemon does not answer goes before what it said. */
 export function showNotice(text) {
   const notice = byId("notice");
   if (text !== undefined) notice.dataset.server = text;
-  const shown = notice.dataset.server || notice.dataset.model || "";
+  const shown = notice.dataset.server || notice.dataset.daemon || "";
   setText(notice, shown);
   notice.hidden = !shown;
 }

@@ -329,6 +329,16 @@ def test_theme_can_be_chosen_and_is_kept(page: Page) -> None:
     assert ground() == dark
 
 
+def test_wrong_configuration_is_told_of_until_it_is_right(page: Page, folder: Path) -> None:
+    file = folder.parent / "florence-daemon.yaml"
+    right = file.read_text()
+    file.write_text("model: {nmae: demo}\n")
+    expect(page.locator("#notice")).to_contain_text("The configuration is wrong")
+    file.write_text(right)
+    expect(page.locator("#notice")).to_be_hidden()
+    expect(page.locator(".card")).to_have_count(len(NAMES))
+
+
 def test_daemon_that_does_not_answer_is_told_of_and_comes_back(browser: Browser, daemon: RunningDaemon) -> None:
     with visit(browser, daemon.url, is_cut_off=True) as page:
         expect(page.locator(".card").first).to_be_visible()
