@@ -30,6 +30,7 @@ from florence_daemon.errors import (
 )
 from florence_daemon.folders import sidecars
 from florence_daemon.folders.asking import asks_of
+from florence_daemon.folders.atomic import remove_left_behind
 from florence_daemon.folders.inherited import Inherited
 from florence_daemon.folders.ledger import SET_ASIDE, Ledger
 from florence_daemon.folders.names import is_image_name
@@ -105,12 +106,15 @@ class Backfill:
         self._overwrite = overwrite or "never"
         self._on_unreadable = on_unreadable
 
-    def images(self) -> Iterator[tuple[Image, FlorenceError | None]]:
+    def images(self, *, cleans: bool = False) -> Iterator[tuple[Image, FlorenceError | None]]:
         """The images that need something, each with the reason if it cannot have it; found by looking at each call.
 
-        A directory at a time is in memory, and the ledger is asked once for each.
+        A directory at a time is in memory, and the ledger is asked once for each. cleans: what processes that were
+        killed left unfinished there is removed.
         """
         for root, listing in self._listings():
+            if cleans:
+                remove_left_behind(listing.directory, listing.names)
             yield from self._images_of(listing, root)
 
     def _listings(self) -> Iterator[tuple[str, Listing]]:
@@ -202,7 +206,7 @@ class Backfill:
         Raises: CheckpointError, ServerError, DiskFull when nothing can be captioned at all.
         """
         running: dict[Future[Done], Image] = {}
-        images = self.images()
+        images = self.images(cleans=True)
         is_exhausted = False
         while running or not (is_exhausted or is_stopped()):
             while len(running) < WINDOW and not is_exhausted and not is_stopped():

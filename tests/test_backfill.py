@@ -21,6 +21,7 @@ from florence_daemon.config import FolderConfig, ModelConfig, OutputConfig
 from florence_daemon.engine.protocol import Done
 from florence_daemon.errors import DiskFull, PictureError
 from florence_daemon.folders.asking import asks_of
+from florence_daemon.folders.atomic import PREFIX
 from florence_daemon.folders.ledger import SET_ASIDE, Ledger
 from florence_daemon.folders.records import making_of
 from florence_daemon.folders.settle import stamp_of
@@ -142,10 +143,12 @@ def test_killed_backfill_is_taken_up_by_the_same_command(tmp_path: Path) -> None
     first.wait()
     left = len(pictures) - len(list(folder.glob("*.txt")))
     assert left > 0
+    (folder / f"{PREFIX}0123456789ab-{first.pid}").touch()  # as if it had been killed in the middle of writing
     again = run_command(*command, home=tmp_path)
     assert again.returncode == 0, again.stderr
     assert f"{left} of {left} images" in again.stderr
     assert len(list(folder.glob("*.txt"))) == len(pictures)
+    assert not [name for name in os.listdir(folder) if name.startswith(".")]
 
 
 def test_backfill_on_a_full_disk_says_so_and_tears_nothing(tmp_path: Path) -> None:
