@@ -112,7 +112,7 @@ function showNumbers(queue) {
     ["at work", queue.running, ""],
     ["settling", queue.settling, "files that may still be written"],
     ["captioned", queue.captioned, "since the start"],
-    ["failed", queue.failed, "since the start"],
+    ["failed tries", queue.failed, "since the start"],
   ];
   keep(
     byId("numbers"),
