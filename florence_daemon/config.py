@@ -13,6 +13,7 @@ from attrs import field, frozen
 
 from florence_daemon import tasks
 from florence_daemon.errors import PromptError
+from florence_daemon.folders import exiftool
 
 # Suffixes of files that are pictures; anything else in a folder is left alone. The decoder looks at the bytes instead.
 IMAGE_SUFFIXES = frozenset(
@@ -286,6 +287,17 @@ def _adds_to_text(output: OutputConfig, attribute: attrs.Attribute[Any], value: 
         raise BadSetting(attribute.name, f"{value!r} is not possible: nothing can be added to places, which are JSON")
 
 
+def _into_xmp(output: OutputConfig, attribute: attrs.Attribute[Any], value: bool) -> None:
+    if output.is_xmp and output.has_places:
+        raise BadSetting("ext", f"{output.ext!r} takes words, and a prompt of this output finds places; give it json")
+    if output.is_xmp and (output.template is not None or output.prefix or output.suffix):
+        raise BadSetting("ext", f"{output.ext!r} keeps captions and tags apart: it has no template, prefix or suffix")
+    if value and not output.is_xmp:
+        raise BadSetting(attribute.name, f"is possible with ext xmp alone, not with {output.ext!r}")
+    if value and not exiftool.is_installed():
+        raise BadSetting(attribute.name, f"needs exiftool, which is not installed; {exiftool.INSTALL}")
+
+
 @frozen(kw_only=True)
 class OutputConfig:
     """One sidecar per image: what is asked, the file that gets the answers, and how they become its text."""
@@ -331,6 +343,8 @@ class OutputConfig:
     lines: str = field(default="one", validator=_one_of("one", "several"))
     # What is put between lines and answers that are joined; null takes ", ", and a space behind a sentence.
     join: str | None = field(default=None, validator=_in_one_line)
+    # true, with ext xmp alone, puts the same into the picture's own metadata too; that needs exiftool.
+    embed: bool = field(default=False, validator=_into_xmp)
 
     @property
     def ending(self) -> str:
@@ -378,10 +392,15 @@ class OutputConfig:
         """Whether the sidecar is JSON: by its ending, or since it holds places."""
         return self.has_places or (self.ending.lower() == ".json" and self.template is None)
 
+    @property
+    def is_xmp(self) -> bool:
+        """Whether the sidecar is XMP, which is merged into, whatever the rule."""
+        return self.ending.lower() == ".xmp"
+
     def rule(self, folder: str) -> str:
         """What becomes of this sidecar where it is there already. folder: the folder's rule."""
         rule = self.overwrite or folder
-        return "never" if rule in ADDS and self.is_structured else rule
+        return "never" if rule in ADDS and (self.is_structured or self.is_xmp) else rule
 
 
 DEFAULT_OUTPUTS = (

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from florence_daemon.config import OutputConfig
 from florence_daemon.engine.protocol import Answer, Done
 from florence_daemon.errors import FolderBlocked, PoorAnswer, SidecarError, UnfitSidecar
-from florence_daemon.folders import contents, sidecars
+from florence_daemon.folders import contents, exiftool, sidecars
 from florence_daemon.folders.asking import answers_by_output, asks_of_one
 from florence_daemon.folders.atomic import Directory
 from florence_daemon.folders.ledger import Ledger
 from florence_daemon.folders.needs import Makes
 from florence_daemon.folders.records import PERSON, Written, digest_of
 from florence_daemon.folders.settle import Stamp
+from florence_daemon.folders.xmp import Words
+from florence_daemon.folders.xmp_sidecar import embed
 from florence_daemon.quality import flaw_of, reasons_against
 from florence_daemon.queue import Image
 
+Version = tuple[Stamp, bytes | None]
+"""A picture's stamp, and the digest of its bytes where it is known."""
 Pairs = Sequence[tuple[OutputConfig, Sequence[Answer]]]
 """Outputs, and the answers to what each of them asks."""
 
@@ -29,11 +34,15 @@ class PictureChanged(SidecarError):
 
 @dataclass(frozen=True)
 class Draft:
-    """What a sidecar is to hold; None where that is there already. before: the bytes that it adds to, if it does."""
+    """What a sidecar is to hold; None where that is there already. before: the bytes that it adds to, if it does.
+
+    words: what the picture's own metadata are to say.
+    """
 
     output: OutputConfig
     content: bytes | None
     before: bytes | None = None
+    words: Words | None = None
 
 
 class SidecarWriter:
@@ -66,7 +75,8 @@ class SidecarWriter:
             if len(pairs) == 1:
                 raise
         refused: UnfitSidecar | PoorAnswer | None = None
-        for pair in pairs:
+        # Last what changes the picture itself, which would not be the one that was asked about any more.
+        for pair in sorted(pairs, key=lambda pair: pair[0].embed):
             try:
                 self._write(image, done, [pair])
             except (UnfitSidecar, PoorAnswer) as error:
@@ -79,8 +89,9 @@ class SidecarWriter:
         path, name = os.path.split(image.path)
         with _open(path, image.root) as directory:
             stamp = _same_picture(directory, name, image.stamp, done.content)
-            drafts = _drafts(directory, name, image, done, pairs)
-            noted = {draft.output: self._written(draft, stamp, done.content) for draft in drafts}
+            drafts = self._drafts(directory, name, image, done, pairs)
+            stamp, content = self._embed(directory, name, image, drafts, (stamp, done.content))
+            noted = {draft.output: self._written(draft, stamp, content) for draft in drafts}
             added = [noted[draft.output] for draft in drafts if draft.before is not None]
             # What is added to holds more than this program's, and whether the text is in it can be seen in the file.
             self._ledger.writing(image.path, [each for each in noted.values() if each not in added])
@@ -101,6 +112,8 @@ class SidecarWriter:
             if (old := before[output]) is not None:
                 return _still_holds(directory, sidecar, old)
             rule = output.rule(image.overwrite)
+            if output.is_xmp:  # It came a moment ago, and is merged into at the next look.
+                return False
             return rule == "always" or (rule == "stale" and (output.ending, directory.digest_of(sidecar)) in ours)
 
         texts = [(draft.output, draft.content) for draft in drafts if draft.content is not None]
@@ -108,9 +121,50 @@ class SidecarWriter:
         if directory.stamp_of(name) is None:
             # It went away in these very milliseconds: what was new a moment ago belongs to nothing.
             for output in set(done_outputs) - found:
-                directory.remove(sidecars.sidecar_path(name, output))
+                directory.remove(sidecars.sidecar_path(name, output, directory.has))
             raise PictureChanged("went away while its sidecars were written; they were removed")
         return done_outputs
+
+    def _drafts(self, directory: Directory, name: str, image: Image, done: Done, pairs: Pairs) -> list[Draft]:
+        """What the sidecars of the picture `name` are to hold. Raises: SidecarError."""
+        drafts = []
+        for output, answers in pairs:
+            rule, before = output.rule(image.overwrite), None
+            if contents.reads_existing(output, rule):
+                sidecar = sidecars.sidecar_path(name, output, directory.has)
+                before = sidecars.read_existing(directory, sidecar, contents.most_bytes(output))
+            results = tuple(answer.result for answer in answers)
+            said = contents.Said(name, done.size_px, asks_of_one(output), results, self._makes(output).model)
+            words = contents.words_of(output, said) if output.embed and exiftool.takes(name) else None
+            drafts.append(Draft(output, contents.content_of(output, said, before, rule), before, words))
+        return drafts
+
+    def _embed(
+        self, directory: Directory, name: str, image: Image, drafts: Sequence[Draft], picture: Version
+    ) -> Version:
+        """Put words into the picture itself; return what it is then. Raises: SidecarError, PictureChanged.
+
+        The ledger hears of the new content before it is in its place: it is no new picture, and not captioned again.
+        """
+
+        def may_replace(stamp: Stamp, content: bytes) -> bool:
+            nonlocal picture
+            if directory.stamp_of(name) != picture[0]:
+                raise PictureChanged("changed while words were put into it; nothing was written")
+            entry = self._ledger.entry(image.path)
+            told = [each for each in entry.written if _is_about(each, picture)] if entry is not None else []
+            self._ledger.writing(image.path, [_now_about(each, stamp, content) for each in told])
+            picture = stamp, content
+            return True
+
+        for draft in drafts:
+            if draft.words is not None:
+                change = partial(embed, words=draft.words, rule=draft.output.rule(image.overwrite))
+                try:
+                    directory.rewrite(name, change, may_replace)
+                except OSError as error:
+                    raise sidecars.error_of(image.path, error) from error
+        return picture
 
     def _written(self, draft: Draft, stamp: Stamp, content: bytes | None) -> Written:
         output = draft.output
@@ -124,17 +178,15 @@ class SidecarWriter:
         return {(each.suffix, each.digest) for each in entry.written} if entry is not None else set()
 
 
-def _drafts(directory: Directory, name: str, image: Image, done: Done, pairs: Pairs) -> list[Draft]:
-    """What the sidecars of the picture `name` are to hold. Raises: SidecarError."""
-    drafts = []
-    for output, answers in pairs:
-        rule, before = output.rule(image.overwrite), None
-        if contents.reads_existing(output, rule):
-            sidecar = sidecars.sidecar_path(name, output)
-            before = sidecars.read_existing(directory, sidecar, contents.MOST_BYTES)
-        said = contents.Said(name, done.size_px, asks_of_one(output), tuple(answer.result for answer in answers))
-        drafts.append(Draft(output, contents.content_of(output, said, before, rule), before))
-    return drafts
+def _is_about(written: Written, picture: Version) -> bool:
+    """Tell whether a sidecar was written for this version of the picture."""
+    stamp, content = picture
+    same = (written.size_bytes, written.mtime_ns) == (stamp.size_bytes, stamp.mtime_ns)
+    return same or (content is not None and written.content == content)
+
+
+def _now_about(written: Written, stamp: Stamp, content: bytes) -> Written:
+    return replace(written, size_bytes=stamp.size_bytes, mtime_ns=stamp.mtime_ns, content=content)
 
 
 def _still_holds(directory: Directory, sidecar: str, before: bytes) -> bool:

@@ -62,6 +62,10 @@ class Directory:
         except (OSError, ValueError):
             return None
 
+    def has(self, name: str) -> bool:
+        """Tell whether there is a regular file of this name in it."""
+        return self.stamp_of(name) is not None
+
     def digest_of(self, name: str) -> bytes | None:
         """What stands for the bytes of a regular file in it; None when it cannot be read."""
         return content_of(self._at(name), self._handle)

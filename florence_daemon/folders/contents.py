@@ -10,8 +10,19 @@ from typing import Any
 from florence_daemon.config import ADDS, OutputConfig
 from florence_daemon.engine.protocol import Ask
 from florence_daemon.errors import SidecarError, UnfitSidecar
-from florence_daemon.folders.shaping import TAGS, key_of_tag, separator, separators, shape, split_tags
+from florence_daemon.folders.shaping import (
+    TAGS,
+    captions_and_tags,
+    key_of_tag,
+    separator,
+    separators,
+    shape,
+    split_tags,
+)
 from florence_daemon.folders.structured import render_json
+from florence_daemon.folders.xmp import Words
+from florence_daemon.folders.xmp_packet import MAX_BYTES
+from florence_daemon.folders.xmp_sidecar import merged
 
 # A caption that is added to is read whole; nobody writes one of a megabyte.
 MOST_BYTES = 2**20
@@ -20,17 +31,31 @@ BOM = "\ufeff"
 
 @dataclass(frozen=True)
 class Said:
-    """What was said of a picture for one output: a result to each ask. size_px: the upright picture's."""
+    """What was said of a picture for one output: a result to each ask. size_px: the upright picture's. model: whose."""
 
     image_name: str
     size_px: tuple[int, int]
     asks: tuple[Ask, ...]
     results: tuple[str | dict[str, Any], ...]
+    model: str = ""
 
 
 def reads_existing(output: OutputConfig, rule: str) -> bool:
     """Tell whether what a sidecar is to hold depends on what it holds. rule: see `OutputConfig.rule`."""
-    return rule in ADDS
+    return rule in ADDS or output.is_xmp
+
+
+def most_bytes(output: OutputConfig) -> int:
+    """How large a sidecar may be that is read."""
+    return MAX_BYTES if output.is_xmp else MOST_BYTES
+
+
+def words_of(output: OutputConfig, said: Said) -> Words:
+    """What XMP is to say. Raises: SidecarError when nothing is left of the answers."""
+    caption, tags = captions_and_tags(output, [result for result in said.results if isinstance(result, str)])
+    if not caption and not tags:
+        raise SidecarError(_nothing_left(said, output))
+    return Words(caption or None, tags, said.model)
 
 
 def content_of(output: OutputConfig, said: Said, existing: bytes | None, rule: str) -> bytes | None:
@@ -39,6 +64,8 @@ def content_of(output: OutputConfig, said: Said, existing: bytes | None, rule: s
     Raises: SidecarError when there is nothing to write (an empty caption file stops a trainer); UnfitSidecar when
     nothing can be added to what is there.
     """
+    if output.is_xmp:
+        return merged(existing, words_of(output, said), rule)
     if output.is_structured:
         if not any(isinstance(result, dict) or result.strip() for result in said.results):
             raise SidecarError(_nothing_left(said, output))

@@ -13,6 +13,7 @@ from florence_daemon.folders.ledger import Ledger
 from florence_daemon.folders.records import Entry, Failure, Making, Written
 from florence_daemon.folders.settle import stamp_of
 from florence_daemon.folders.sidecars import sidecar_path
+from florence_daemon.folders.xmp_sidecar import has_words
 
 Makes = Callable[[OutputConfig], Making]
 """How each output is made now."""
@@ -42,8 +43,9 @@ class Needs:
         """
         due = []
         for output in outputs:
-            sidecar, rule = sidecar_path(path, output), output.rule(overwrite)
-            if not exists(sidecar) or self._is_replaced(path, sidecar, output, rule, entry):
+            sidecar, rule = sidecar_path(path, output, exists), output.rule(overwrite)
+            is_due = self._is_merged if output.is_xmp else self._is_replaced
+            if not exists(sidecar) or is_due(path, sidecar, output, rule, entry):
                 due.append(output)
         return tuple(due)
 
@@ -63,6 +65,15 @@ class Needs:
             prompt = self._makes(output).prompt
             return self._ledger.health is None and all(each.making.prompt != prompt for each in written)
         return self._is_outdated(path, sidecar, output, rule, written)
+
+    def _is_merged(self, path: str, sidecar: str, output: OutputConfig, rule: str, entry: Entry | None) -> bool:
+        """Tell whether words are merged into an XMP that is there: a person's has none of ours yet, ours may be old."""
+        written = [each for each in entry.written if each.suffix == output.ending] if entry is not None else []
+        if written:
+            return rule != "never" and not self._is_current(path, written[-1], self._makes(output))
+        if rule == "always":
+            return self._ledger.health is None
+        return not has_words(sidecar)
 
     def _is_outdated(
         self, path: str, sidecar: str, output: OutputConfig, overwrite: str, written: Sequence[Written]
@@ -96,7 +107,7 @@ class Needs:
 
 def leaves_existing(outputs: Collection[OutputConfig], overwrite: str) -> bool:
     """Tell whether sidecars that are there stay, whatever the ledger knows of them."""
-    return all(output.rule(overwrite) == "never" for output in outputs)
+    return all(output.rule(overwrite) == "never" and not output.is_xmp for output in outputs)
 
 
 def owner_of(names: Collection[str], entry_of: Callable[[str], Entry | None]) -> str:

@@ -17,9 +17,14 @@ FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 BLOCKED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
-def sidecar_path(image: str, output: OutputConfig) -> str:
-    """The image's path with its last suffix replaced: `a.b.jpg` and txt give `a.b.txt`."""
-    return os.path.splitext(image)[0] + output.ending
+def sidecar_path(image: str, output: OutputConfig, exists: Callable[[str], bool] = os.path.lexists) -> str:
+    """The image's path with its last suffix replaced: `a.b.jpg` and txt give `a.b.txt`.
+
+    XMP is `a.b.jpg.xmp`, as most photo programs call it, unless there is only an `a.b.xmp`, as Lightroom does.
+    exists: whether there is a file of this path.
+    """
+    instead, beside = os.path.splitext(image)[0] + output.ending, image + output.ending
+    return instead if not output.is_xmp or (exists(instead) and not exists(beside)) else beside
 
 
 def stem_of(name: str) -> str:
@@ -101,12 +106,12 @@ def write_all(
     """
     written = []
     for output, content in contents:
-        name = sidecar_path(image_name, output)
+        name = sidecar_path(image_name, output, directory.has)
         try:
             if directory.write(name, content, partial(may_replace, name, output)):
                 written.append(output)
         except OSError as error:
-            raise _error_of(os.path.join(directory.path, name), error) from error
+            raise error_of(os.path.join(directory.path, name), error) from error
     return written
 
 
@@ -121,7 +126,8 @@ def read_existing(directory: Directory, name: str, at_most_bytes: int) -> bytes 
         raise (SidecarError if error.errno == errno.EIO else UnfitSidecar)(reason) from error
 
 
-def _error_of(path: str, error: OSError) -> SidecarError:
+def error_of(path: str, error: OSError) -> SidecarError:
+    """What a file that cannot be written means: later, when the disk or the folder is to blame."""
     reason = f"{path}: cannot be written: {error.strerror or error}"
     if error.errno in FULL:
         return DiskFull(reason)

@@ -1,51 +1,46 @@
-"""XMP sidecars: which file is a picture's, what its answers say in it, and whether that is said already."""
+"""XMP beside pictures and in them: does it hold our words, and what does it become; broken, it is left alone."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable
+from typing import BinaryIO
 
-from florence_daemon.errors import SidecarError
+from florence_daemon.errors import UnfitSidecar
+from florence_daemon.folders import exiftool
+from florence_daemon.folders.atomic import open_regular
 from florence_daemon.folders.xml_places import BadXml
 from florence_daemon.folders.xmp import Words, is_ours, merge
-from florence_daemon.tasks import split_prompt
-
-SUFFIX = ".xmp"
+from florence_daemon.folders.xmp_packet import MAX_BYTES
 
 
-def path_of(image: str, exists: Callable[[str], bool]) -> str:
-    """Where a picture's XMP is: `a.jpg.xmp`, unless there is only an `a.xmp`, as Lightroom calls it."""
-    beside, instead = image + SUFFIX, os.path.splitext(image)[0] + SUFFIX
-    return instead if exists(instead) and not exists(beside) else beside
-
-
-def words_of(texts: Iterable[tuple[str, str]], model: str) -> Words:
-    """What a picture's metadata are to say. texts: prompts, and what was answered to each."""
-    descriptions, keywords = [], []
-    for prompt, text in texts:
-        task, _ = split_prompt(prompt)
-        if task.answer == "tags":
-            keywords += [tag.strip() for tag in text.split(",")]
-        else:
-            descriptions.append(text.strip())
-    return Words("\n".join(descriptions) or None, tuple(keywords), model)
-
-
-def merged(path: str, existing: bytes | None, words: Words, *, may_replace: bool) -> bytes:
-    """The file's new content. Raises: SidecarError, which names a file that cannot be read; it is left alone."""
+def has_words(path: str) -> bool:
+    """Tell whether this program has said something in a file; of one that cannot be read it is not known."""
     try:
-        return merge(existing, words, may_replace=may_replace)
-    except BadXml as error:
-        raise _unreadable(path, error) from None
+        with open_regular(path) as file:
+            return is_ours(file.read(MAX_BYTES + 1))
+    except (OSError, ValueError):  # When it is written, the error is told.
+        return False
 
 
-def has_ours(path: str, content: bytes) -> bool:
-    """Tell whether this program has said something there. Raises: SidecarError."""
+def merged(existing: bytes | None, words: Words, rule: str) -> bytes | None:
+    """What a sidecar becomes; None where that is what it is. rule: always replaces a person's description.
+
+    Raises: UnfitSidecar, and the file is to be left alone.
+    """
     try:
-        return is_ours(content)
+        content = merge(existing, words, may_replace=rule == "always")
     except BadXml as error:
-        raise _unreadable(path, error) from None
+        raise UnfitSidecar(f"its XMP cannot be read, so nothing was merged into it, and it stays: {error}") from None
+    return content if content != existing else None
 
 
-def _unreadable(path: str, error: BadXml) -> SidecarError:
-    return SidecarError(f"{path}: this XMP cannot be read, so nothing is merged into it and it stays as it is: {error}")
+def embed(picture: BinaryIO, changed: BinaryIO, words: Words, rule: str) -> bool:
+    """Write the picture with the words merged into its own XMP to `changed`; False when they are in it already.
+
+    Raises: UnfitSidecar.
+    """
+    try:
+        return exiftool.change_packet(
+            picture, changed, lambda packet: merge(packet, words, may_replace=rule == "always")
+        )
+    except (exiftool.ExiftoolFailed, BadXml) as error:
+        raise UnfitSidecar(f"nothing was put into the picture itself, which stays as it is: {error}") from None
