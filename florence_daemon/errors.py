@@ -87,7 +87,7 @@ class UnfitSidecar(SidecarError):
 
 
 class PoorAnswer(SidecarError):
-    """What the model said is no caption: it is empty, cut off, a loop, or holds the model's own tokens."""
+    """There is no caption: what the model said is empty, cut off, a loop or its own tokens, or options leave none."""
 
 
 class SharedSidecar(SidecarError):

@@ -267,6 +267,18 @@ def test_file_that_cannot_be_added_to_keeps_no_other_from_being_written(setup: S
     assert "not UTF-8" in setup.reasons()["a.jpg"]
 
 
+def test_answer_that_options_leave_nothing_of_is_listed_and_not_asked_for_again(
+    setup: Setup, engine: FakeEngine
+) -> None:
+    output = OutputConfig(prompt="GENERATE_TAGS", ext="tag", exclude_tags=("*",))
+    setup.folder = attrs.evolve(setup.folder, outputs=(output,))
+    caption_all(setup)
+    setup.now_s += 10 * LONGEST_RETRY_S
+    caption_all(setup)
+    assert len(engine.asked) == 1
+    assert "leave nothing of the answer" in setup.reasons()["a.jpg"]
+
+
 def test_sidecar_that_appears_during_the_work_stays(setup: Setup, engine: FakeEngine) -> None:
     engine.on_submit = lambda: setup.image.with_suffix(".txt").write_text("mine") and None
     setup.submit()

@@ -9,7 +9,7 @@ from typing import Any
 
 from florence_daemon.config import ADDS, OutputConfig
 from florence_daemon.engine.protocol import Ask
-from florence_daemon.errors import SidecarError, UnfitSidecar
+from florence_daemon.errors import PoorAnswer, UnfitSidecar
 from florence_daemon.folders.shaping import (
     TAGS,
     captions_and_tags,
@@ -51,29 +51,29 @@ def most_bytes(output: OutputConfig) -> int:
 
 
 def words_of(output: OutputConfig, said: Said) -> Words:
-    """What XMP is to say. Raises: SidecarError when nothing is left of the answers."""
+    """What XMP is to say. Raises: PoorAnswer when nothing is left of the answers."""
     caption, tags = captions_and_tags(output, [result for result in said.results if isinstance(result, str)])
     if not caption and not tags:
-        raise SidecarError(_nothing_left(said, output))
+        raise PoorAnswer(_nothing_left(said, output))
     return Words(caption or None, tags, said.model)
 
 
 def content_of(output: OutputConfig, said: Said, existing: bytes | None, rule: str) -> bytes | None:
     """What the sidecar is to hold; None when it holds that already. existing: its bytes, None when it is not there.
 
-    Raises: SidecarError when there is nothing to write (an empty caption file stops a trainer); UnfitSidecar when
+    Raises: PoorAnswer when there is nothing to write (an empty caption file stops a trainer); UnfitSidecar when
     nothing can be added to what is there.
     """
     if output.is_xmp:
         return merged(existing, words_of(output, said), rule)
     if output.is_structured:
         if not any(isinstance(result, dict) or result.strip() for result in said.results):
-            raise SidecarError(_nothing_left(said, output))
+            raise PoorAnswer(_nothing_left(said, output))
         return f"{render_json(said.image_name, said.size_px, said.asks, said.results)}\n".encode()
     results = [result for result in said.results if isinstance(result, str)]
     text = shape(output, results).strip()
     if not text:
-        raise SidecarError(_nothing_left(said, output))
+        raise PoorAnswer(_nothing_left(said, output))
     before = _text_of(existing) if existing is not None and rule in ADDS else ""
     if before:
         lacking = shape(output, results, _known_tags(output, before)).strip()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from florence_daemon.config import OutputConfig
-from florence_daemon.errors import SidecarError, UnfitSidecar
+from florence_daemon.errors import PoorAnswer, UnfitSidecar
 from florence_daemon.folders.asking import asks_of_one
 from florence_daemon.folders.contents import Said, content_of
 
@@ -84,13 +84,13 @@ def test_what_is_not_utf_8_is_not_added_to() -> None:
 
 @pytest.mark.parametrize("answer", ["", " \n "])
 def test_empty_answer_is_an_error_not_a_file(answer: str) -> None:
-    with pytest.raises(SidecarError, match="the model's answer to <CAPTION> was empty; nothing was written"):
+    with pytest.raises(PoorAnswer, match="the model's answer to <CAPTION> was empty; nothing was written"):
         hold(CAPTION, None, "never", answer)
 
 
 def test_answer_that_options_leave_nothing_of_is_an_error_not_a_file() -> None:
     output = OutputConfig(prompt="GENERATE_TAGS", ext="tag", exclude_tags=("*",))
-    with pytest.raises(SidecarError, match=r"the options of \.tag leave nothing of the answer to <GENERATE_TAGS>"):
+    with pytest.raises(PoorAnswer, match=r"the options of \.tag leave nothing of the answer to <GENERATE_TAGS>"):
         hold(output, None, "never", "cat, tree")
 
 
