@@ -46,6 +46,8 @@ class FolderIntake:
         self._needs = needs
         self._clock = clock
         self._inherited: dict[str, Inherited] = {}  # by watched folder
+        self._left: list[FolderConfig] = []  # their threads may not have noticed yet
+        self._left_lock = threading.Lock()
         self._seen: set[str] = set()
         self._scanned_lock = threading.Lock()
         self._scanned: dict[str, tuple[float, dict[str, list[str]]]] = {}
@@ -77,7 +79,9 @@ class FolderIntake:
     def left(self, folder: FolderConfig) -> None:
         """Hear that the folder is not watched any more, or not with these settings: what waits of it is taken back."""
         self._inherited.pop(os.fspath(folder.path), None)
-        self._queue.withdraw_folder(os.fspath(folder.path))
+        with self._left_lock:
+            self._left.append(folder)
+            self._queue.withdraw_folder(os.fspath(folder.path))
 
     def lacking(self, folder: FolderConfig, listing: Listing) -> Iterator[str]:
         """The images of one directory that need something now, told by its names and one look into the ledger."""
@@ -156,11 +160,17 @@ class FolderIntake:
             if outputs:
                 is_suspect = entry is not None and entry.left > 0
                 image = Image(path, outputs, stamp, here.overwrite, is_suspect, os.fspath(folder.path))
-                self._queue.put(Job(Kind.FOLDER, path, asks_of(outputs), image))
+                self._put(folder, Job(Kind.FOLDER, path, asks_of(outputs), image))
         except SidecarError as error:
             self._refuse(path, stamp, entry, error)
         except Stopping:
             log.debug("%s: found while stopping; the next start takes it up", printable(path))
+
+    def _put(self, folder: FolderConfig, job: Job) -> None:
+        """Queue a job, unless the folder is not watched with these very settings any more."""
+        with self._left_lock:
+            if not any(each is folder for each in self._left):
+                self._queue.put(job)
 
     def _inherited_in(self, folder: FolderConfig) -> Inherited:
         path = os.fspath(folder.path)

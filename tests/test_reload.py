@@ -103,6 +103,18 @@ def test_wrong_file_is_told_and_the_next_right_one_clears_that(changing: Changin
     assert changing.current.reasons() == []
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+def test_file_that_a_service_sees_no_more_is_told(changing: Changing) -> None:
+    with changing.file.open() as held:
+        changing.file.unlink()  # as when an editor puts another in its place, and the service was shown this one
+        seen = Path(f"/proc/self/fd/{held.fileno()}")
+        reloader = Reloader(Source(seen, changing._read), changing.current, changing._apply)
+        reloader.ask()
+        reloader.tick()
+    assert "was replaced by another file, which this service does not see until" in str(changing.current.error)
+    assert changing.applied == []
+
+
 def test_what_shapes_the_listener_and_where_the_state_is_needs_a_restart() -> None:
     started = Config()
     server = ServerConfig(port=1, max_queued=5, token="abc", allowed_hosts=("x",))

@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from PIL import Image
 
 from florence_daemon.demo_pictures import encode_picture
 from florence_daemon.engine import handle
+from florence_daemon.engine.limits import Limits
 from florence_daemon.engine.process import Engine
 from florence_daemon.engine.protocol import Ask, EngineSettings
 from florence_daemon.engine.suspects import MAX_CRASHES
@@ -286,3 +289,46 @@ def test_load_tries_a_model_again_that_could_not_be_had_a_moment_ago(
             engine.load()
             wait_for(lambda: engine.state().name == "failed")
     assert caplog.text.count("started, loading no-such/model") == 2
+
+
+DEMO = EngineSettings("demo", device="cpu", engine="torch", offline=True)
+
+
+def test_other_settings_replace_the_process_and_what_it_was_at_is_answered_by_the_next(
+    start_engine: Callable[..., Engine], picture: str, slow_picture: str
+) -> None:
+    engine = start_engine()
+    engine.submit(picture, CAPTION).result(120)
+    before = engine.state().pid
+    begun = threading.Event()
+    slow = engine.submit(slow_picture, CAPTION, on_begun=begun.set)
+    waiting = engine.submit(picture, CAPTION)
+    assert begun.wait(60)
+    engine.renew(replace(DEMO, num_beams=1), 50.0, Limits())
+    assert slow.result(120).answers
+    assert waiting.result(120).answers
+    state = engine.state()
+    assert state.pid not in (None, before)
+    assert state.keep_alive_s == 50.0
+
+
+def test_model_that_could_not_be_had_is_forgotten_with_its_settings(
+    start_engine: Callable[..., Engine], picture: str, tmp_path: Path
+) -> None:
+    engine = start_engine(model=str(tmp_path / "nowhere"))
+    with pytest.raises(CheckpointError):
+        engine.submit(picture, CAPTION).result(120)
+    assert engine.state().refuses_for_s
+    engine.renew(DEMO, -1, Limits())
+    assert engine.state().error is None
+    assert engine.submit(picture, CAPTION).result(120).answers
+
+
+def test_same_settings_leave_the_process_alone(start_engine: Callable[..., Engine], picture: str) -> None:
+    engine = start_engine()
+    engine.submit(picture, CAPTION).result(120)
+    before = engine.state().pid
+    engine.renew(DEMO, 0.0, Limits())
+    assert engine.state().pid == before
+    engine.tick(more_waits=False)
+    assert engine.state().name == "unloaded"

@@ -235,3 +235,16 @@ def test_many_wrong_files_are_told_in_one_line(tmp_path: Path) -> None:
         with pytest.raises(ConfigError):
             inherited.settings(base, str(tmp_path / str(number)))
     assert "(and 2 more such files)" in inherited.health().reason
+
+
+def test_folder_that_is_left_puts_nothing_into_the_queue_any_more(folder: Folder) -> None:
+    folder.drop("a.jpg")
+    old = folder.watcher.roots[0]
+    folder.drop("b.jpg")
+    folder.watcher.renew([])
+    old.tick(folder.now_s)
+    assert folder.waiting() == []
+    folder.watcher.renew([FolderConfig(path=folder.path, outputs=TXT, settle_s=0.0)])
+    folder.step()
+    assert folder.waiting() == ["a.txt", "b.txt"]
+    old.close()
