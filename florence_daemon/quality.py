@@ -28,8 +28,9 @@ LEAST_DISTINCT = 0.4
 READS = ("<OCR>", "<REGION_TO_OCR>")
 # No caption has so many tokens; one that is cut off there would only go on and on.
 RUNAWAY_TOKENS = 512
-# The other try of an answer that was cut off may be so many times as long.
+# The other try of an answer that was cut off may be so many times as long, and no longer than can be asked for.
 LONGER = 4
+MOST_TOKENS = 4096
 # In the other try so many tokens in a row come once at most, as Florence-2 was published; and what was searched with
 # several beams is searched with one, and the other way round. Of 636 answers of the demo model, which may repeat
 # itself, to noise, blocks, collages and photographs, 16 were no captions: this mends all of 11 loops (the beams alone
@@ -109,7 +110,7 @@ def _other_way(ask: Ask, answer: Answer, flaw: Flaw, model: ModelConfig) -> Ask:
     beams, limit = ask.num_beams or model.num_beams, ask.max_new_tokens or model.max_new_tokens
     once = replace(ask, temperature=0.0, no_repeat_ngram_size=NO_REPEAT)
     if flaw.kind == "cut" and answer.tokens < RUNAWAY_TOKENS:
-        return replace(once, max_new_tokens=limit * LONGER)
+        return replace(once, max_new_tokens=min(limit * LONGER, MOST_TOKENS))
     return replace(once, num_beams=1 if beams > 1 else OTHER_BEAMS)
 
 

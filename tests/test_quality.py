@@ -154,6 +154,8 @@ def test_what_was_cut_off_may_be_longer_in_the_other_try() -> None:
     cut = done(answer("a cat on", tokens=20, is_cut=True))
     (ask,) = other_asks((Ask("<CAPTION>", max_new_tokens=20),), cut, MODEL)
     assert ask.max_new_tokens == 80
+    (ask,) = other_asks((Ask("<CAPTION>", max_new_tokens=2000),), cut, MODEL)
+    assert ask.max_new_tokens == 4096, "as much as a server lets anybody ask for"
 
 
 @pytest.mark.parametrize(("beams", "others"), [(None, 1), (1, 3), (5, 1)])

@@ -5,16 +5,24 @@ from __future__ import annotations
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from florence_daemon.config import ServerConfig
-from florence_daemon.engine.protocol import Answer
-from florence_daemon.errors import CheckpointError, ConfigError, EngineError, PictureError
+from florence_daemon.backfill import ServerCaptioner
+from florence_daemon.client import Client
+from florence_daemon.config import ModelConfig, OutputConfig, ServerConfig
+from florence_daemon.engine.protocol import Answer, Ask
+from florence_daemon.errors import CheckpointError, ConfigError, EngineError, PictureError, PoorAnswer
+from florence_daemon.folders.ledger import Ledger
+from florence_daemon.folders.records import making_of
 from florence_daemon.http.health import Readiness
 from florence_daemon.http.places import Places
 from florence_daemon.http.server import HttpServer
+from florence_daemon.queue import Image
+from florence_daemon.sidecar_writer import SidecarWriter
 from florence_daemon.tasks import prompt_tokens
 from tests.conftest import FakeEngine, done, wait_for
 from tests.http.api import BASE64, PICTURE, Api, error_of
@@ -223,3 +231,29 @@ def test_port_in_use_says_what_to_do(api: Api) -> None:
     port = int(api.server.address.rpartition(":")[2])
     with pytest.raises(ConfigError, match=r"cannot be listened on.*--host and --port"):
         HttpServer(None, ServerConfig(port=port), Places(1, ()))
+
+
+def test_backfill_asks_a_server_once_more_for_what_is_no_caption(api: Api, tmp_path: Path) -> None:
+    def say(ask: Ask) -> Answer:
+        is_poor = ask.prompt == "<CAPTION>" and ask.max_new_tokens is None
+        return Answer(ask.prompt, "a cat on a" if is_poor else "a cat on a mat", 100, is_cut=is_poor)
+
+    api.engine.answer = say
+    (tmp_path / "a.png").write_bytes(PICTURE)
+    outputs = (OutputConfig(prompt="CAPTION", ext="txt"), OutputConfig(prompt="DETAILED_CAPTION", ext="long"))
+    ledger = Ledger()
+    writer = SidecarWriter(ledger, partial(making_of, ModelConfig()))
+    client = Client(f"http://127.0.0.1:{api.port}")
+    captioner = ServerCaptioner([client], writer)
+    image = Image(str(tmp_path / "a.png"), outputs, None)
+    captioner.submit(image).result(60)
+    assert [len(asks) for _, asks, _ in api.engine.asked] == [2, 1]
+    assert (tmp_path / "a.txt").read_text() == "a cat on a mat\n"
+    api.engine.answer = lambda ask: Answer(ask.prompt, "x", 100, is_cut=ask.prompt == "<CAPTION>")
+    (tmp_path / "a.txt").unlink()
+    with pytest.raises(PoorAnswer, match="<CAPTION> was cut off"):
+        captioner.submit(image).result(60)
+    assert not (tmp_path / "a.txt").exists()
+    captioner.close()
+    client.close()
+    ledger.close()
