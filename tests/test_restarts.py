@@ -42,7 +42,7 @@ def test_killed_again_and_again_it_loses_nothing_and_then_does_nothing_twice(
         texts = {path.read_text() for path in folder.glob("*.t*")}
         assert texts <= {DETAILED + "\n", TAGS + "\n"}, "torn"
     daemon = start_daemon(config=watching(folder))
-    wait_for(lambda: len(list(folder.glob("*.t*"))) == 2 * len(pictures), 120, "what the kills left undone")
+    wait_for(lambda: len(list(folder.glob("*.t*"))) == 2 * len(pictures), 300, "what the kills left undone")
     assert daemon.get("/status")["failures"] == []
     wait_for(lambda: not [name for name in os.listdir(folder) if name.startswith(".")], 60, "leftovers to be removed")
     assert daemon.stop() == 0
