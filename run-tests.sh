@@ -10,4 +10,5 @@ tools/windows_bench.sh || echo "The tests under Wine will be skipped" >&2
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-.venv/bin/python -m pytest --cov --cov-report=term "$@"
+# Two files at a time: most tests wait, for a daemon, a browser or a clock.
+.venv/bin/python -m pytest --numprocesses=2 --dist=loadfile "$@"
