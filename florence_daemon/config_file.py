@@ -27,6 +27,8 @@ ENV_FILE = "FLORENCE_DAEMON_CONFIG"
 ENV_CLIENT = "FLORENCE_DAEMON_TOKEN"
 # A file may come to so many values with its aliases written out; a thousand folders with all their settings do not.
 MOST_VALUES = 100_000
+# No setting has so many digits, and Python refuses to print numbers of some thousands.
+MOST_DIGITS = 100
 
 
 def default_paths(environ: Mapping[str, str]) -> tuple[Path, ...]:
@@ -161,6 +163,10 @@ def parse(text: str, places: Places, *, expected: str, at_most: int = MOST_VALUE
         raise ConfigError(f"{path}:{line}: this is not YAML: {error.problem}") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError(f"{path}: this is not YAML: {error}") from None
+    except ConfigError:
+        raise
+    except Exception as error:  # PyYAML trips over values that are not what their tag says: `!!bool x`, `!!int ""`
+        raise ConfigError(f"{path}: this is not YAML: a value in it is broken ({type(error).__name__})") from None
     if data is None:
         return {}
     if not isinstance(data, dict):
@@ -181,18 +187,27 @@ def _count(node: yaml.Node, counted: dict[yaml.Node, int]) -> int:
 def _note_lines(node: yaml.Node, where: tuple[Any, ...], places: Places) -> None:
     """Note the line of every key; a key given twice is refused, as YAML would silently take the last."""
     places.lines.setdefault(where, node.start_mark.line + 1)
+    _check_length(node, places)
     if isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
             _note_lines(item, (*where, index), places)
     if not isinstance(node, yaml.MappingNode):
         return
     for key, value in node.value:
+        _check_length(key, places)
         here = (*where, key.value)
         if here in places.lines:
             first = places.lines[here]
             raise ConfigError(f"{places.path}:{key.start_mark.line + 1}: {key.value}: given before, on line {first}")
         places.lines[here] = key.start_mark.line + 1
         _note_lines(value, here, places)
+
+
+def _check_length(node: yaml.Node, places: Places) -> None:
+    """Refuse a number that no message could show, `0xfff…`. Raises: ConfigError."""
+    if node.tag == "tag:yaml.org,2002:int" and len(node.value) > MOST_DIGITS:
+        line = node.start_mark.line + 1
+        raise ConfigError(f"{places.path}:{line}: a number of {len(node.value):,} digits; that is no setting")
 
 
 def _overlay_environment(data: dict[str, Any], environ: Mapping[str, str], places: Places) -> None:

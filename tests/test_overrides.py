@@ -116,8 +116,19 @@ def test_bytes_that_are_no_text_are_refused() -> None:
         "prefix: '" + "x" * 60_000,
         "num_beams: " + "9" * 60_000 + "\n",
         "? [a, b]\n: c\n",
+        "? !!str {=: prefix}\n: c\n",
+        "0x" + "f" * 6_000,
+        f"max_words: 0x{'f' * 6_000}\n",
+        f"{{0x{'f' * 200}: a}}",
+        "prefix: !!timestamp x\n",
+        "prefix: !!bool x\n",
+        "num_beams: !!int ''\n",
+        f"num_beams: 1:{'0:' * 300}0.5\n",
     ],
-    ids=["billion laughs", "itself", "deep", "many", "unknown", "unclosed", "number", "key"],
+    ids=[
+        *("billion laughs", "itself", "deep", "many", "unknown", "unclosed", "number", "key", "value as key"),
+        *("hexadecimal", "hexadecimal value", "hexadecimal key", "no time", "no truth", "no number", "no seconds"),
+    ],
 )
 def test_file_that_is_meant_to_harm_is_refused_soon_and_in_few_words(text: str) -> None:
     began_s = time.process_time()
