@@ -10,9 +10,10 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-import time
+import threading
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 from florence_daemon.errors import PictureError
 
@@ -54,14 +55,17 @@ class Fetcher:
         *,
         lookup: Callable[[str], list[str]] = lookup,
         transport: Callable[[], httpx.BaseTransport | None] = lambda: None,
-        clock: Callable[[], float] = time.monotonic,
+        limit_s: float = FETCH_S,
     ) -> None:
-        """hosts: those allowed, in any case; `*` allows every one. transport: makes what connects."""
+        """hosts: those allowed, in any case; `*` allows every one. transport: makes what connects.
+
+        limit_s: seconds for the whole of it.
+        """
         self._hosts = frozenset(host.lower() for host in hosts)
         self._max_bytes = max_bytes
         self._lookup = lookup
         self._transport = transport
-        self._clock = clock
+        self._limit_s = limit_s
 
     def __call__(self, url: str) -> bytes:
         """Get the bytes at an address. Raises: PictureError."""
@@ -89,28 +93,65 @@ class Fetcher:
 
         place = f"[{address}]" if ":" in address else address
         path = path if path.startswith("/") else f"/{path}"
-        with httpx.Client(trust_env=False, timeout=WAIT_S, transport=self._transport()) as client:
-            try:
-                with client.stream(
+        deadline = _Deadline(self._limit_s)
+        try:
+            with (
+                deadline,
+                httpx.Client(trust_env=False, timeout=WAIT_S, transport=self._transport()) as client,
+                client.stream(
                     "GET",
                     f"https://{place}{path}",
                     headers={"Host": host, "Accept": "image/*", "Accept-Encoding": "identity"},
-                    extensions={"sni_hostname": host},
-                ) as response:
-                    return self._read(host, response)
-            except (httpx.HTTPError, httpx.InvalidURL) as error:
-                raise PictureError(f"the picture could not be fetched from {host}: {type(error).__name__}") from None
+                    extensions={"sni_hostname": host, "trace": deadline.note},
+                ) as response,
+            ):
+                content = self._read(host, response)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            if not deadline.is_over:
+                reason = f"the picture could not be fetched from {host}: {type(error).__name__}"
+                raise PictureError(reason) from None
+        if deadline.is_over:  # What came may look whole: where no length was told, the end is where it broke off.
+            raise PictureError(f"the picture at {host} did not arrive within {self._limit_s:g} s")
+        return content
 
     def _read(self, host: str, response: httpx.Response) -> bytes:
         if response.status_code != 200:
             hint = "; redirects are not followed" if response.is_redirect else ""
             raise PictureError(f"{host} answered {response.status_code}{hint}")
-        deadline_s = self._clock() + FETCH_S
         content = bytearray()
         for chunk in response.iter_raw():
             content += chunk
             if len(content) > self._max_bytes:
                 raise PictureError(f"the picture at {host} is larger than server.max_body_mb")
-            if self._clock() > deadline_s:
-                raise PictureError(f"the picture at {host} did not arrive within {FETCH_S:g} s")
         return bytes(content)
+
+
+class _Deadline:
+    """Breaks a connection off when its time is over: who sends a byte now and then would outlast every single wait."""
+
+    def __init__(self, limit_s: float) -> None:
+        self.is_over = False
+        self._socket: socket.socket | None = None
+        self._timer = threading.Timer(limit_s, self._end)
+        self._timer.daemon = True
+
+    def __enter__(self) -> _Deadline:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def note(self, event: str, info: dict[str, Any]) -> None:
+        """Hear from httpx what it does: remember the connection, with TLS once it has that."""
+        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+            self._socket = info["return_value"].get_extra_info("socket")
+            if self.is_over:
+                self._end()
+
+    def _end(self) -> None:
+        self.is_over = True
+        if self._socket is not None:
+            with suppress(OSError):
+                # Past TLS, which has a word of its own to say and waits for another.
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
