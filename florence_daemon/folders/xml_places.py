@@ -15,9 +15,11 @@ Name = tuple[str, str]
 MAX_DEPTH = 200
 MAX_ELEMENTS = 50_000
 MAX_NAMESPACES = 500
+# Equals signs, of which each attribute has one: a tag may hold millions of attributes. Text has some too.
+MAX_EQUALS_SIGNS = 200_000
 # Between a namespace and the name in it: no XML holds this sign.
 _BORDER = "\x1f"
-_TAG = re.compile(rb"""<(?:[^"'>]|"[^"]*"|'[^']*')*>""")
+_QUOTE_OR_END = re.compile(rb"""["'>]""")
 _TAG_NAME = re.compile(rb"<[^\s/>]+")
 _ATTRIBUTE = re.compile(rb"""\s+([^\s=/>"']+)\s*=\s*("[^"]*"|'[^']*')""")
 
@@ -100,6 +102,8 @@ class _Reader:
         self._parser.CharacterDataHandler = self._take_text
 
     def read(self) -> Element:
+        if self._content.count(b"=") > MAX_EQUALS_SIGNS:
+            raise BadXml(f"it has more than {MAX_EQUALS_SIGNS} equals signs")
         try:
             self._parser.Parse(self._content, True)
         except expat.ExpatError as error:
@@ -122,13 +126,12 @@ class _Reader:
         if self._count > MAX_ELEMENTS or len(self._open) >= MAX_DEPTH:
             raise BadXml(f"it has more than {MAX_ELEMENTS} elements, or more than {MAX_DEPTH} in each other")
         start = self._parser.CurrentByteIndex
-        tag = _TAG.match(self._content, start)
-        if tag is None:
-            raise BadXml(f"no tag can be found at byte {start}")
+        end = _end_of_tag(self._content, start)
         self._scopes.append(self._scopes[-1] | self._declared if self._declared else self._scopes[-1])
         self._declared = {}
         values = {_split(key): value for key, value in attributes.items()}
-        element = Element(_split(name), values, self._scopes[-1], start, tag.end(), tag[0].endswith(b"/>"))
+        is_empty = self._content[end - 2 : end] == b"/>"
+        element = Element(_split(name), values, self._scopes[-1], start, end, is_empty)
         if self._open:
             self._open[-1].children.append(element)
         else:
@@ -146,6 +149,17 @@ class _Reader:
 
     def _take_text(self, text: str) -> None:
         self._open[-1].pieces.append(text)
+
+
+def _end_of_tag(content: bytes, at: int) -> int:
+    """Where a tag ends that begins at `at`; in its values there may be anything. Raises: BadXml."""
+    while (sign := _QUOTE_OR_END.search(content, at)) is not None:
+        if sign[0] == b">":
+            return sign.end()
+        at = content.find(sign[0], sign.end()) + 1
+        if not at:
+            break
+    raise BadXml("a tag has no end")
 
 
 def _split(name: str) -> Name:

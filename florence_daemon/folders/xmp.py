@@ -66,8 +66,8 @@ def _describe(packet: Packet, wanted: str | None, *, may_replace: bool) -> None:
 
 def _tag(packet: Packet, keywords: Iterable[str]) -> None:
     there, ours = Keywords(packet.values(SUBJECT)), Keywords(packet.values(OWN_KEYWORDS))
-    taken_out = [word for word in ours if word not in there]
-    wanted = Keywords(word for word in keywords if word not in Keywords(taken_out))
+    taken_out = Keywords(word for word in ours if word not in there)
+    wanted = Keywords(word for word in keywords if word not in taken_out)
     outdated = Keywords(word for word in ours if word in there and word not in wanted)
     new = [word for word in wanted if word not in there]
     packet.change_list(SUBJECT, "Bag", outdated.__contains__, new)

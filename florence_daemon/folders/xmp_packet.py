@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import itertools
 import re
 from collections.abc import Callable, Iterable, Sequence
 
@@ -219,7 +220,8 @@ class Packet:
                     names.setdefault(namespace, prefix)
         for namespace, wanted in ({RDF: "rdf"} | PREFIXES).items():
             taken = set(names.values())
-            free = next(name for name in (wanted, *(f"{wanted}{number}" for number in range(99))) if name not in taken)
+            numbered = (f"{wanted}{number}" for number in itertools.count())
+            free = next(name for name in itertools.chain([wanted], numbered) if name not in taken)
             names.setdefault(namespace, free)
         return names
 

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from florence_daemon.folders.xml_places import MAX_ELEMENTS, BadXml
+from florence_daemon.folders.xml_places import MAX_ELEMENTS, MAX_EQUALS_SIGNS, BadXml
 from florence_daemon.folders.xmp import Words, is_ours, merge
 from florence_daemon.folders.xmp_packet import DC, DIGIKAM, LIGHTROOM, RDF, Packet
 
@@ -267,12 +268,30 @@ OUTSIDE = '<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]>' + BARE
         rdf("<a/>" * (MAX_ELEMENTS + 1)),
         rdf("".join(f'<a xmlns:n{number}="u:{number}"/>' for number in range(600))),
         rdf(f'<rdf:Description xmlns:dc="{DC}"><dc:subject rdf:parseType="Resource"/></rdf:Description>'),
+        rdf("<a" + "".join(f" a{number}=''" for number in range(MAX_EQUALS_SIGNS)) + "/>"),
     ],
     ids=lambda content: repr(content[:24]),
 )
 def test_what_cannot_be_read_is_refused(content: bytes) -> None:
     with pytest.raises(BadXml):
         merge(content, WORDS)
+
+
+def test_tag_of_a_megabyte_takes_not_much_more() -> None:
+    content = rdf(f"<rdf:Description{' ' * 1_000_000}a='>\"' b=\">'/\"/>")
+    tracemalloc.start()
+    try:
+        assert merged(content, WORDS).startswith(content.removesuffix(b"</rdf:RDF>"))
+        assert tracemalloc.get_traced_memory()[1] < 30e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_any_number_of_names_may_be_taken_for_other_namespaces() -> None:
+    names = ["dc", *(f"dc{number}" for number in range(120))]
+    declared = "".join(f" xmlns:{name}='u:{name}'" for name in names)
+    content = merged(rdf(f"<rdf:Description{declared}/>"), WORDS)
+    assert f'xmlns:dc120="{DC}"'.encode() in content
 
 
 TEXTS = st.text(max_size=30)
