@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import string
+import sys
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from fnmatch import translate
+from functools import lru_cache
 
 from florence_daemon.config import OutputConfig
 
@@ -59,8 +61,8 @@ def shape_answer(output: OutputConfig, token: str, result: str, known_tags: Coll
     """The lines of one answer, shaped; those that nothing is left of are gone."""
     lines = [line for line in (" ".join(line.split()) for line in result.splitlines()) if line]
     is_tags = [_is_tags(token, number, line) for number, line in enumerate(lines)]
-    words = output.max_words or len(result)
-    tags = output.max_tags or len(result)
+    words = output.max_words or sys.maxsize
+    tags = output.max_tags or sys.maxsize
     shaped = []
     for line, holds_tags in zip(lines, is_tags, strict=True):
         if holds_tags:
@@ -94,16 +96,25 @@ def _is_tags(token: str, number: int, line: str) -> bool:
 def _shape_tags(output: OutputConfig, tags: Iterable[str], known_tags: Collection[str]) -> list[str]:
     others = {key_of_tag(tag): other for tag, other in output.replace_tags}
     first = [key_of_tag(tag) for tag in output.first_tags]
-    excluded = [key_of_tag(pattern) for pattern in output.exclude_tags]
+    excluded = _any_of(output.exclude_tags)
     shaped: dict[str, str] = {}
+    seen = set(known_tags)
     for tag in (part for each in tags for part in split_tags(others.get(key_of_tag(each), each))):
         key = key_of_tag(tag)
-        if key not in known_tags and not any(fnmatchcase(key, pattern) for pattern in excluded):
+        is_new = key not in seen
+        seen.add(key)
+        if is_new and not excluded.match(key):
             is_face = len(_plain(tag)) <= KAOMOJI_CHARACTERS
             text = tag if output.underscores == "keep" or is_face else " ".join(tag.replace("_", " ").split())
-            shaped.setdefault(key, text.lower() if output.case == "lower" else text)
+            shaped[key] = text.lower() if output.case == "lower" else text
     ranks = {key: rank for rank, key in reversed(list(enumerate(first)))}
     return [shaped[key] for key in sorted(shaped, key=lambda key: ranks.get(key, len(first)))]
+
+
+@lru_cache(maxsize=64)
+def _any_of(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    """What the keys of tags match that any of these patterns stands for: one expression, tried once for a tag."""
+    return re.compile("|".join(translate(key_of_tag(pattern)) for pattern in patterns) or "(?!)")
 
 
 def _stripped(caption: str, phrases: Collection[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -74,6 +75,7 @@ def test_caption(answer: str, options: dict[str, Any], expected: str) -> None:
         ("Cat, TREE", {"case": "lower"}, "cat, tree"),
         ("saber (fate)", {"parentheses": "escape"}, r"saber \(fate\)"),
         ("tree", {"exclude_tags": ("tree",), "prefix": "ohwx, "}, ""),
+        ("tree", {"replace_tags": (("tree", "oak, ash, elm, fir, yew"),)}, "oak, ash, elm, fir, yew"),
         ("The image shows, cat", {"strip": ("the image shows",), "max_words": 1}, "The image shows, cat"),
     ],
 )
@@ -122,3 +124,15 @@ def test_caption_and_tags_come_apart_for_files_that_keep_them_apart() -> None:
         "A cat.",
         ("long tail", "fur", "paws"),
     )
+
+
+def test_options_that_are_meant_to_take_long_do_not() -> None:
+    many = ", ".join(f"t{number}" for number in range(10_000))
+    began_s = time.process_time()
+    text = of_tags(
+        ", ".join(f"a{number}" for number in range(50)),
+        replace_tags=tuple((f"a{number}", many) for number in range(50)),
+        exclude_tags=(*(f"*x*{number}*y*" for number in range(500)), "t1*"),
+    )
+    assert time.process_time() - began_s < 20
+    assert len(text.split(", ")) == 10_000 - 1_111
