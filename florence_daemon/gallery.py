@@ -155,7 +155,7 @@ def _version_of(directory: Directory, path: str) -> str:
 def _suffixes(root: RootWatcher, entry: Entry) -> list[str]:
     """The endings of an image's captions: those that were written, and those that are to be."""
     found = [*(output.ending for output in root.folder.outputs), *(each.suffix for each in entry.written)]
-    return [suffix for suffix in dict.fromkeys(found) if not suffix.endswith(NOT_CAPTIONS)]
+    return [suffix for suffix in dict.fromkeys(found) if not suffix.lower().endswith(NOT_CAPTIONS)]
 
 
 def _sidecar(path: str, suffix: str) -> str:

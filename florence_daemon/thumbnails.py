@@ -100,8 +100,9 @@ class Thumbnails:
 
     def _find(self, key: str) -> bytes | None:
         """Raises: PictureError when it is known that there is none."""
-        if key in self._refused:
-            raise PictureError(self._refused[key])
+        reason = self._refused.get(key)
+        if reason is not None:
+            raise PictureError(reason)
         with contextlib.suppress(OSError):
             return (self._directory / f"{key}{SUFFIX}").read_bytes()
         return None

@@ -128,7 +128,8 @@ def test_latest_are_the_same_after_a_restart(tmp_path: Path) -> None:
 def test_all_captions_are_shown_and_what_is_none_is_not(rooms: Rooms) -> None:
     path = rooms.caption("a.jpg", "tags, more tags", TAGS)
     rooms.folder.joinpath("a.txt").write_bytes(b"\xff\xfe not text")
-    rooms.caption("a.jpg", "{}", OutputConfig(prompt="OD", ext="json"))
+    for ending in ("json", "JSON", "xmp", "XMP"):
+        rooms.caption("a.jpg", "{}", OutputConfig(prompt="CAPTION", ext=ending))
     captions = {caption.ext: caption for caption in rooms.gallery.picture(path).captions}
     assert set(captions) == {".txt", ".tag"}
     assert captions[".tag"].text == "tags, more tags"

@@ -223,7 +223,8 @@ def _take_over(old: int, new: int) -> None:
         return
     with contextlib.suppress(OSError):
         os.fchown(new, state.st_uid, state.st_gid)
-    os.fchmod(new, stat.S_IMODE(state.st_mode))
+    # But for the bits that let whoever runs a file become its owner: that is another than before where chown failed.
+    os.fchmod(new, state.st_mode & 0o777)
     if sys.platform == "linux":
         for attribute in os.listxattr(old):
             with contextlib.suppress(OSError):

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 PROGRAM = "exiftool"
 INSTALL = "install it (Debian and Ubuntu: apt install libimage-exiftool-perl), or leave embed out"
@@ -25,6 +25,8 @@ SUFFIXES = frozenset(
 # A JPEG holds 64 KB of XMP in one piece; what has more of it in others is left as it is.
 SEVERAL_PIECES = b"HasExtendedXMP"
 PACKET = "packet.xmp"
+# More than any program writes; who makes pictures to harm can make it as large as the picture, and compressed larger.
+MOST_BYTES = 16 * 2**20
 
 
 class ExiftoolFailed(Exception):
@@ -44,7 +46,13 @@ def takes(name: str) -> bool:
 def read_packet(picture: BinaryIO) -> bytes | None:
     """The XMP that a picture holds, as it is; None when it holds none. Raises: ExiftoolFailed."""
     picture.seek(0)
-    packet = _run(["-b", "-XMP", "-"], picture, subprocess.PIPE)
+    with tempfile.TemporaryFile() as found:
+        _run(["-b", "-XMP", "-"], picture, found)
+        size_bytes = found.seek(0, os.SEEK_END)
+        if size_bytes > MOST_BYTES:
+            raise ExiftoolFailed(f"its XMP has {size_bytes:,} bytes; more than {MOST_BYTES:,} are not read")
+        found.seek(0)
+        packet = found.read()
     if SEVERAL_PIECES in packet:
         raise ExiftoolFailed("its XMP is larger than 64 KB and in several pieces")
     return packet or None
@@ -73,7 +81,7 @@ def change_packet(picture: BinaryIO, changed: BinaryIO, change: Callable[[bytes 
     return True
 
 
-def _run(arguments: Sequence[str], picture: BinaryIO, output: int | BinaryIO, directory: str | None = None) -> bytes:
+def _run(arguments: Sequence[str], picture: BinaryIO, output: IO[bytes], directory: str | None = None) -> None:
     """Run exiftool on a picture, with no settings but these: an empty -config keeps a person's file for it out."""
     try:
         ran = subprocess.run(
@@ -95,4 +103,3 @@ def _run(arguments: Sequence[str], picture: BinaryIO, output: int | BinaryIO, di
     if ran.returncode != 0:
         said = ran.stderr.decode(errors="replace").strip().splitlines()
         raise ExiftoolFailed(f"exiftool refused: {said[-1] if said else f'exit code {ran.returncode}'}")
-    return ran.stdout or b""

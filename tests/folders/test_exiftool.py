@@ -10,6 +10,7 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -104,11 +105,11 @@ def test_same_words_again_write_nothing_and_newer_ones_take_their_place(tmp_path
 def test_any_name_is_safe_and_mode_and_attributes_stay(tmp_path: Path) -> None:
     path = Path(os.fsdecode(os.fsencode(str(tmp_path)) + b"/" + os.fsencode(ODD + "jpg")))
     path.write_bytes(picture("jpg"))
-    path.chmod(0o640)
+    path.chmod(0o6640)
     told: list[tuple[Stamp, bytes]] = []
     assert embed(path, may=lambda stamp, digest: told.append((stamp, digest)) is None)
     assert os.listdir(tmp_path) == [path.name]
-    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640, "but not the bits by which a program becomes its owner"
     ((stamp, digest),) = told
     now = stamp_of(str(path))
     assert now is not None
@@ -153,4 +154,15 @@ def test_xmp_in_several_pieces_is_left_alone(tmp_path: Path) -> None:
     path.write_bytes(before)
     with pytest.raises(ExiftoolFailed, match="several pieces"):
         embed(path)
+    assert path.read_bytes() == before
+
+
+def test_xmp_as_large_as_no_program_writes_it_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(picture("png"))
+    assert embed(path)
+    before = path.read_bytes()
+    monkeypatch.setattr(exiftool, "MOST_BYTES", 500)
+    with pytest.raises(ExiftoolFailed, match="more than 500 are not read"):
+        embed(path, replace(WORDS, description="another"))
     assert path.read_bytes() == before
