@@ -15,6 +15,8 @@ Name = tuple[str, str]
 MAX_DEPTH = 200
 MAX_ELEMENTS = 50_000
 MAX_NAMESPACES = 500
+# Letters of the name by which a file calls a namespace, which each new element has twice.
+MAX_PREFIX = 100
 # Equals signs, of which each attribute has one: a tag may hold millions of attributes. Text has some too.
 MAX_EQUALS_SIGNS = 200_000
 # Between a namespace and the name in it: no XML holds this sign.
@@ -117,8 +119,8 @@ class _Reader:
 
     def _declare(self, prefix: str | None, namespace: str | None) -> None:
         self._namespaces += 1
-        if self._namespaces > MAX_NAMESPACES:
-            raise BadXml(f"it declares more than {MAX_NAMESPACES} namespaces")
+        if self._namespaces > MAX_NAMESPACES or len(prefix or "") > MAX_PREFIX:
+            raise BadXml(f"it declares more than {MAX_NAMESPACES} namespaces, or one of more than {MAX_PREFIX} letters")
         self._declared[prefix or ""] = namespace or ""
 
     def _begin(self, name: str, attributes: dict[str, str]) -> None:

@@ -24,6 +24,8 @@ PREFIXES = {DC: "dc", LIGHTROOM: "lr", DIGIKAM: "digiKam", OWN: "florence"}
 
 # More than any program writes; a packet is held in memory several times over.
 MAX_BYTES = 16 * 2**20
+# A line's end and the blanks before the next.
+MOST_SPACE = 200
 EMPTY = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>\n'
     f'<x:xmpmeta xmlns:x="{META}">\n <rdf:RDF xmlns:rdf="{RDF}">\n </rdf:RDF>\n</x:xmpmeta>\n'
@@ -187,15 +189,14 @@ class Packet:
         """How a list sets its items apart."""
         if not container.children:
             return ""
-        space = self._content[container.inner_start : container.children[0].start]
-        return space.decode() if space.isspace() else ""
+        return _as_space(self._content[container.inner_start : container.children[0].start], "")
 
     def _add_description(self) -> None:
         """Put new properties into a description of their own, with prefixes of their own, behind the others."""
         first = self._descriptions[0] if self._descriptions else None
         about = first.attributes.get(ABOUT, "") if first is not None else ""
         space = self._content[self._rdf.inner_start : first.start] if first is not None else b"\n  "
-        indent = space.decode() if space.isspace() else "\n"
+        indent = _as_space(space, "\n")
         names = self._prefixes
         spaces = dict.fromkeys(namespace for (namespace, _), _ in self._new)
         declared = "".join(f'{indent}    xmlns:{names[each]}="{each}"' for each in spaces)
@@ -265,6 +266,11 @@ def _value(item: Element) -> str:
     """An item's text; one with qualifiers keeps it in rdf:value."""
     held = next((child for each in (item, *item.children) for child in each.each((RDF, "value"))), None)
     return (held or item).text.strip()
+
+
+def _as_space(content: bytes, other: str) -> str:
+    """What sets lines apart, if it is only that, and no more than lines need: it is repeated before each new one."""
+    return content.decode() if content.isspace() and len(content) <= MOST_SPACE else other
 
 
 def _is_default(item: Element) -> bool:

@@ -268,6 +268,7 @@ OUTSIDE = '<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]>' + BARE
         rdf("<a/>" * (MAX_ELEMENTS + 1)),
         rdf("".join(f'<a xmlns:n{number}="u:{number}"/>' for number in range(600))),
         rdf(f'<rdf:Description xmlns:dc="{DC}"><dc:subject rdf:parseType="Resource"/></rdf:Description>'),
+        f'<{"r" * 101}:RDF xmlns:{"r" * 101}="{RDF}"/>'.encode(),
         rdf("<a" + "".join(f" a{number}=''" for number in range(MAX_EQUALS_SIGNS)) + "/>"),
     ],
     ids=lambda content: repr(content[:24]),
@@ -285,6 +286,15 @@ def test_tag_of_a_megabyte_takes_not_much_more() -> None:
         assert tracemalloc.get_traced_memory()[1] < 30e6
     finally:
         tracemalloc.stop()
+
+
+def test_space_of_megabytes_is_not_put_before_each_new_line() -> None:
+    space = " " * 1_000_000
+    bag = f'<dc:subject xmlns:dc="{DC}"><rdf:Bag>{space}<rdf:li>mine</rdf:li></rdf:Bag></dc:subject>'
+    content = rdf(f"{space}<rdf:Description>{bag}</rdf:Description>")
+    found = merged(content, WORDS)
+    assert subjects(found) == ["mine", *WORDS.keywords]
+    assert len(found) < len(content) + 10_000
 
 
 def test_any_number_of_names_may_be_taken_for_other_namespaces() -> None:
