@@ -79,11 +79,17 @@ def load_text(text: str, path: Path | None, environ: Mapping[str, str]) -> Confi
     try:
         config = converter().structure(data, Config)
     except Exception as error:
-        problems = [places.say(where, problem) for where, problem in problems_of(error, ())]
+        problems = [places.say(where, _without_token(where, problem)) for where, problem in problems_of(error, ())]
         raise ConfigError("\n".join(problems)) from None
     base = path.parent if path is not None else Path.cwd()
     folders = tuple(attrs.evolve(folder, path=_absolute(folder.path, base)) for folder in config.folders)
     return attrs.evolve(config, folders=folders)
+
+
+def _without_token(where: tuple[Any, ...], problem: str) -> str:
+    """What is wrong with a token, without the token: messages go to logs, and to whoever asks for the status."""
+    is_shown = where == ("server", "token") and problem.endswith(" is not text")
+    return "is not text; put it between quotes" if is_shown else problem
 
 
 def read_output(data: dict[str, Any]) -> OutputConfig:

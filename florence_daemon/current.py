@@ -31,5 +31,5 @@ class Current:
         }
 
     def reasons(self) -> list[str]:
-        """What a person should see to."""
-        return [f"the configuration is wrong, and the one before counts: {self.error}"] if self.error else []
+        """What a person should see to. Who has no token reads it too, so it tells nothing of what the file holds."""
+        return ["the configuration is wrong, and the one before counts; /status says why"] if self.error else []

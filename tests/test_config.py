@@ -234,6 +234,9 @@ def test_token_that_no_header_can_carry_is_refused_and_not_shown(tmp_path: Path)
     message = error_of(tmp_path, "server:\n  token: my secret\n")
     assert ":2: server.token: holds what a header cannot carry" in message
     assert "my secret" not in message
+    for value in ("1234567890", "[1234567890]", "{a: 1234567890}"):
+        message = error_of(tmp_path, f"server:\n  token: {value}\n")
+        assert message.endswith(":2: server.token: is not text; put it between quotes")
     assert "secret" not in repr(config.ServerConfig(token="secret"))
 
 

@@ -95,7 +95,7 @@ def test_wrong_file_is_told_and_the_next_right_one_clears_that(changing: Changin
     changing.reloader.tick()
     assert changing.applied == []
     assert changing.current.error == "a.yaml:3: model.x: unknown setting; a.yaml:4: model.y: unknown setting"
-    assert "the one before counts: a.yaml:3" in changing.current.reasons()[0]
+    assert changing.current.reasons() == ["the configuration is wrong, and the one before counts; /status says why"]
     changing.error = None
     changing.reloader.ask()
     changing.reloader.tick()
