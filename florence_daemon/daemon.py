@@ -251,7 +251,9 @@ class Daemon:
         before, started = self.current.config, self._started_with
         self.works.renew(attrs.evolve(config, state=started.state))
         if config.server.host == started.server.host:
-            self.server.renew_guards(config.server)
+            # The answers' headers for pages of other sites were made at the start, so these wait for a restart.
+            origins = started.server.allowed_origins
+            self.server.renew_guards(attrs.evolve(config.server, allowed_origins=origins))
         # What the model of before said is written as said by it.
         self.works.queue.wait_until_written(WRITE_S)
         self.current.config = config

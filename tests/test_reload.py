@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import httpx
 import pytest
 
 from benchmarks.faults.fake_engine import FakeSettings
@@ -222,6 +223,14 @@ def test_token_counts_at_once(daemon: Daemon) -> None:
     log = daemon.set(configuration())
     assert "secret-enough" not in log
     daemon.process.status()
+
+
+def test_origins_of_other_sites_wait_for_a_restart_as_is_said(daemon: Daemon) -> None:
+    daemon.set(configuration(server={"allowed_origins": ["https://photos.example"]}))
+    assert daemon.process.status()["configuration"]["needs_restart"] == ["server.allowed_origins"]
+    answer = httpx.get(f"{daemon.process.url}/status", headers={"Origin": "https://photos.example"})
+    assert answer.status_code == 403
+    daemon.set(configuration())
 
 
 def test_other_model_replaces_the_process_and_no_picture_is_lost(daemon: Daemon) -> None:
