@@ -69,7 +69,7 @@ class FolderIntake:
         """The directories whose settings are new; what waits of them is taken back, to be found again."""
         found = self._inherited_in(folder).renewed()
         for directory in found:
-            self._queue.withdraw_folder(directory)
+            self._queue.withdraw_folder(os.fspath(folder.path), directory)
         return found
 
     def health(self, folder: FolderConfig) -> Health:
@@ -81,7 +81,7 @@ class FolderIntake:
         self._inherited.pop(os.fspath(folder.path), None)
         with self._left_lock:
             self._left.append(folder)
-            self._queue.withdraw_folder(os.fspath(folder.path))
+            self._queue.withdraw_folder(os.fspath(folder.path), os.fspath(folder.path))
 
     def lacking(self, folder: FolderConfig, listing: Listing) -> Iterator[str]:
         """The images of one directory that need something now, told by its names and one look into the ledger."""

@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from florence_daemon.config import OutputConfig
+from florence_daemon.config import ModelConfig, OutputConfig
 from florence_daemon.engine.protocol import Ask, Done
 from florence_daemon.errors import QueueFull, Stopping
 from florence_daemon.folders.settle import Stamp
@@ -52,7 +52,8 @@ class Job:
     """Everything asked about one picture. future: gets the answers, or an error of `errors`; cancel it to withdraw.
 
     picture: the path, or the bytes of the file. queued_s, begun_s: when it came, and when the engine began with it.
-    first: what its first try gave, once some of that was no good; others: what is asked in another way then.
+    first: what its first try gave, once some of that was no good, and first_by the model that it asked; others: what is
+    asked in another way then.
     """
 
     kind: Kind
@@ -64,6 +65,7 @@ class Job:
     queued_s: float = 0.0
     begun_s: float | None = None
     first: Done | None = None
+    first_by: ModelConfig | None = None
     others: tuple[Ask, ...] = ()
 
     @property
@@ -120,12 +122,15 @@ class JobQueue:
             bisect.insort(self._waiting[job.kind], job, key=lambda each: each.number)
             self._changed.notify_all()
 
-    def put_again(self, job: Job, first: Done, others: tuple[Ask, ...]) -> None:
-        """Return a claimed job to its place in its class for its other try. Raises: Stopping."""
+    def put_again(self, job: Job, first: Done | None, others: tuple[Ask, ...], model: ModelConfig) -> None:
+        """Return a claimed job to its place in its class for its other try, or, without `first`, for its first one.
+
+        model: the one that was asked. Raises: Stopping.
+        """
         with self._changed:
             if self._closed:
                 raise Stopping("the daemon stopped before this was tried in another way")
-            job.first, job.others = first, others
+            job.first, job.others, job.first_by = first, others, model
             self._running.discard(job)
             self._answered.discard(job)
             bisect.insort(self._waiting[job.kind], job, key=lambda each: each.number)
@@ -140,12 +145,16 @@ class JobQueue:
                 self._on_withdrawn(job)
                 self._changed.notify_all()
 
-    def withdraw_folder(self, directory: str) -> None:
-        """Drop the images of watched folders at or below a directory that wait: what is asked of them has changed."""
+    def withdraw_folder(self, root: str, directory: str) -> None:
+        """Drop the images of a watched folder at or below a directory that wait: what is asked of them has changed.
+
+        Those of another folder that is watched below it are that one's own, which nobody would find again soon.
+        """
         prefix = os.path.join(directory, "")
         with self._changed:
             waiting = self._waiting[Kind.FOLDER]
-            for job in [job for job in waiting if job.image is not None and job.image.path.startswith(prefix)]:
+            images = [(job, job.image) for job in waiting if job.image is not None]
+            for job in [job for job, image in images if image.root == root and image.path.startswith(prefix)]:
                 waiting.remove(job)
                 self._forget_image(job)
             self._changed.notify_all()
@@ -172,7 +181,7 @@ class JobQueue:
                 if job is None:
                     return None
                 self._waiting[job.kind].remove(job)
-                if job.first is not None or job.future.set_running_or_notify_cancel():
+                if job.future.running() or job.future.set_running_or_notify_cancel():
                     self._running.add(job)
                     return job
                 self._forget_image(job)

@@ -92,13 +92,15 @@ class SidecarWriter:
             drafts = self._drafts(directory, name, image, done, pairs)
             stamp, content = self._embed(directory, name, image, drafts, (stamp, done.content))
             noted = {draft.output: self._written(draft, stamp, content) for draft in drafts}
-            added = [noted[draft.output] for draft in drafts if draft.before is not None]
-            # What is added to holds more than this program's, and whether the text is in it can be seen in the file.
-            self._ledger.writing(image.path, [each for each in noted.values() if each not in added])
+            adds = {each for each in noted if contents.reads_existing(each, each.rule(image.overwrite))}
+            # Whether the text is in a file that is added to can be seen there; and a file that comes meanwhile, which
+            # gets no text now, must not count as one that has it.
+            self._ledger.writing(image.path, [noted[each] for each in noted if each not in adds])
             done_outputs = self._write_all(directory, name, image, drafts)
-        if added:
-            self._ledger.writing(image.path, added)
-        self._ledger.written(image.path, [*added, *(noted[output] for output in done_outputs)])
+        said = {*done_outputs, *(draft.output for draft in drafts if draft.content is None)}
+        if late := [noted[each] for each in noted if each in adds & said]:
+            self._ledger.writing(image.path, late)
+        self._ledger.written(image.path, [noted[each] for each in noted if each in said])
         return bool(done_outputs)
 
     def _write_all(self, directory: Directory, name: str, image: Image, drafts: list[Draft]) -> list[OutputConfig]:
@@ -112,7 +114,7 @@ class SidecarWriter:
             if (old := before[output]) is not None:
                 return _still_holds(directory, sidecar, old)
             rule = output.rule(image.overwrite)
-            if output.is_xmp:  # It came a moment ago, and is merged into at the next look.
+            if contents.reads_existing(output, rule):  # It came a moment ago, and is added to at the next look.
                 return False
             return rule == "always" or (rule == "stale" and (output.ending, directory.digest_of(sidecar)) in ours)
 

@@ -267,9 +267,7 @@ class Worker:
             self._tally.answered(job, done)
             if job.image is not None:
                 done = done if job.first is None else with_others(job.first, done)
-                if job.first is None and (others := other_asks(job.asks, done, self.model)):
-                    self._queue.put_again(job, done, others)
-                    log.info("%s: asked once more in another way: %s", describe(job), printable(reasons_against(done)))
+                if self._is_asked_again(job, job.image, done):
                     return
                 self._write(job, job.image, done)
         except FlorenceError as error:
@@ -283,6 +281,23 @@ class Worker:
             log_done(job, done, self._clock() - started_s)
             self._on_done(job, done)
             job.future.set_result(done)
+
+    def _is_asked_again(self, job: Job, image: Image, done: Done) -> bool:
+        """Queue a job once more whose answers are no good, or are those of two models. Raises: Stopping."""
+        first: Done | None = None
+        others: tuple[Ask, ...] = ()
+        model = self.model
+        if job.first is None:
+            first, others = done, other_asks(job.asks, done, model)
+            if not others:
+                return False
+            log.info("%s: asked once more in another way: %s", describe(job), printable(reasons_against(done)))
+        elif job.first_by == model:
+            return False
+        # It waits again: nothing that happens to this process until its turn comes is its fault.
+        self._ledger.release(image.path)
+        self._queue.put_again(job, first, others, model)
+        return True
 
     def _write(self, job: Job, image: Image, done: Done) -> None:
         started_s = self._clock()

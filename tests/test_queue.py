@@ -22,6 +22,16 @@ def claimed(queue: JobQueue) -> list[str]:
     return names
 
 
+def test_what_waits_of_a_folder_inside_another_stays_when_that_ones_is_taken_back() -> None:
+    queue = JobQueue(10)
+    for path, root in (("/p/a.jpg", "/p"), ("/p/in/b.jpg", "/p/in"), ("/p/sub/c.jpg", "/p")):
+        queue.put(Job(Kind.FOLDER, path, (), Image(path, (), None, root=root)))
+    queue.withdraw_folder("/p", "/p/sub")
+    assert not queue.holds("/p/sub/c.jpg")
+    queue.withdraw_folder("/p", "/p")
+    assert claimed(queue) == ["/p/in/b.jpg"]
+
+
 def test_people_go_first_then_folders_then_backfill_each_in_order() -> None:
     queue = JobQueue(10)
     for kind, name in [
@@ -62,21 +72,21 @@ def test_waiting_worker_gets_a_job_when_a_place_comes_free() -> None:
         queue.put(each)
     assert queue.claim(0, at_most=lambda: 1) is jobs[0]
     taken: list[Job | None] = []
-    thread = threading.Thread(target=lambda: taken.append(queue.claim(30, at_most=lambda: 1)))
+    thread = threading.Thread(target=lambda: taken.append(queue.claim(60, at_most=lambda: 1)))
     thread.start()
     queue.finish(jobs[0])
-    thread.join(10)
+    thread.join(60)
     assert taken == [jobs[1]]
 
 
 def test_waiting_worker_gets_a_job_as_it_comes() -> None:
     queue = JobQueue(10)
     taken: list[Job | None] = []
-    thread = threading.Thread(target=lambda: taken.append(queue.claim(30)))
+    thread = threading.Thread(target=lambda: taken.append(queue.claim(60)))
     thread.start()
     put = job(Kind.FOLDER)
     queue.put(put)
-    thread.join(10)
+    thread.join(60)
     assert taken == [put]
 
 

@@ -242,6 +242,26 @@ def test_text_is_not_added_to_a_file_that_changes_meanwhile_but_soon_after(
     assert setup.reasons() == {}
 
 
+def test_file_that_comes_just_before_it_would_be_written_is_added_to_at_the_next_look(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sidecar = use_append(setup)
+    sidecar.unlink()
+    write = atomic.Directory.write
+
+    def come_and_write(*arguments: Any) -> bool:
+        sidecar.write_text("mine\n")
+        return write(*arguments)
+
+    monkeypatch.setattr(atomic.Directory, "write", come_and_write)
+    caption_all(setup)
+    assert sidecar.read_text() == "mine\n"
+    monkeypatch.undo()
+    for _ in range(2):
+        caption_all(setup)
+        assert sidecar.read_text() == "mine, answer to CAPTION\n"
+
+
 def test_link_is_not_added_to_and_the_model_is_not_asked_again_for_it(setup: Setup, engine: FakeEngine) -> None:
     sidecar = use_append(setup)
     target = setup.image.with_suffix(".other")
@@ -479,7 +499,7 @@ def test_folder_that_hangs_while_sidecars_are_written_holds_up_no_other(
 
     def write_late(directory: atomic.Directory, *arguments: Any) -> bool:
         if directory.path.endswith("hung"):
-            goes_on.wait(30)
+            goes_on.wait(120)
         return write(directory, *arguments)
 
     monkeypatch.setattr(atomic.Directory, "write", write_late)
@@ -494,7 +514,7 @@ def test_folder_that_hangs_while_sidecars_are_written_holds_up_no_other(
     try:
         while worker.run_once(0):
             pass
-        jobs[-1].future.result(20)
+        jobs[-1].future.result(60)
         assert not queue.is_idle(), "the others run still"
     finally:
         goes_on.set()
@@ -877,6 +897,18 @@ def test_picture_that_changes_between_the_two_tries_is_looked_at_again(setup: Se
     assert setup.folders.touched == [(str(setup.image), 0.0)]
 
 
+def test_tries_of_two_models_are_not_put_together(setup: Setup, engine: FakeEngine) -> None:
+    engine.answer = poor("<MORE_DETAILED_CAPTION>", until=1)
+    setup.submit()
+    setup.worker.run_once(0)
+    setup.worker.model = ModelConfig(name="another")  # as when the configuration changes
+    setup.hand_over_all()
+    assert [len(asks) for _, asks, _ in engine.asked] == [2, 1, 2]
+    assert setup.image.with_suffix(".txt").read_text() == "answer to MORE_DETAILED_CAPTION\n"
+    assert setup.reasons() == {}
+    assert setup.queue.is_idle()
+
+
 def test_people_get_the_answer_as_it_is_and_at_once(setup: Setup, engine: FakeEngine) -> None:
     engine.answer = poor("<CAPTION>", until=99)
     job = Job(Kind.HTTP, b"x", (Ask("<CAPTION>"),))
@@ -892,9 +924,10 @@ def test_other_try_has_its_place_in_the_queue_and_a_stop_ends_it(setup: Setup, e
     setup.worker.run_once(0)
     assert not first.future.done()
     assert setup.queue.holds(str(setup.image))
+    assert setup.ledger.troubled(str(setup.folder.path)) == {}, "no stop that comes now is its fault"
     assert setup.queue.close() == [first, second]
     with pytest.raises(Stopping):
-        setup.queue.put_again(first, done(first.asks), ())
+        setup.queue.put_again(first, done(first.asks), (), setup.model)
 
 
 def test_any_name_can_be_printed() -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 from florence_daemon.config import BadSetting, FolderConfig, ModelConfig, OutputConfig
 from florence_daemon.demo_pictures import draw_picture, encode_picture
 from florence_daemon.engine.protocol import Answer, Ask
+from florence_daemon.folders import atomic
 from florence_daemon.folders.atomic import content_of
 from florence_daemon.folders.xmp import Words, merge
 from florence_daemon.folders.xmp_packet import DC, Packet
@@ -73,6 +74,25 @@ def test_persons_xmp_is_merged_into_once_under_its_own_name(setup: Setup, engine
     assert caption_all(setup) == []
     assert sorted(os.listdir(setup.folder.path)) == sorted(["a.jpg", name])
     assert "cat" in told(theirs)[1]
+
+
+def test_persons_xmp_that_comes_just_before_ours_is_merged_into_at_the_next_look(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = setup.image.with_name("a.jpg.xmp")
+    write = atomic.Directory.write
+
+    def come_and_write(*arguments: Any) -> bool:
+        theirs.write_bytes(merge(None, Words("Minka", ("Minka",), "x")).replace(b"florence:Model", b"florence:Other"))
+        return write(*arguments)
+
+    monkeypatch.setattr(atomic.Directory, "write", come_and_write)
+    caption_all(setup)
+    assert told(theirs) == ("Minka", ["Minka"])
+    monkeypatch.undo()
+    assert caption_all(setup) == ["a.jpg"]
+    assert "cat" in told(theirs)[1]
+    assert caption_all(setup) == []
 
 
 def test_without_its_ledger_the_file_tells_that_all_is_said(setup: Setup, engine: FakeEngine) -> None:
