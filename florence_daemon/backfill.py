@@ -38,7 +38,7 @@ from florence_daemon.folders.needs import Makes, Needs, leaves_existing, owner_o
 from florence_daemon.folders.records import Entry, Making, making_of, prompt_of, shape_of
 from florence_daemon.folders.scan import Listing, list_directories
 from florence_daemon.folders.settle import stamp_of
-from florence_daemon.overrides import OF_FOLDER, Settings
+from florence_daemon.overrides import Settings
 from florence_daemon.quality import other_asks, with_others
 from florence_daemon.queue import Image, Job, JobQueue, Kind
 from florence_daemon.sidecar_writer import SidecarWriter
@@ -96,7 +96,7 @@ class Backfill:
                 raise PictureError(f"{path}: this is not a picture's name; give pictures or folders of pictures")
         self._paths = paths
         self._outputs = outputs
-        self._options = {name: getattr(outputs[0], name) for name in given if name not in OF_FOLDER}
+        self._options = {name: getattr(outputs[0], name) for name in given if name != "outputs"}
         self._fixed = frozenset(given) | (frozenset() if overwrite is None else {"overwrite"})
         self._watched = watched
         self._inherited: dict[str, Inherited] = {}

@@ -102,7 +102,9 @@ class Override:
     ) -> tuple[OutputConfig, ...]:
         if "outputs" not in given:
             return tuple(attrs.evolve(output, **options) for output in above.outputs)
-        inherited = {**above.options, **options}
+        # A rule that is told for all outputs is told for these too, whatever they say themselves.
+        told: dict[str, Any] = {"overwrite": None} if "overwrite" in above.fixed else {}
+        inherited = {**told, **above.options, **options}
         return tuple(
             attrs.evolve(output, **{name: inherited[name] for name in inherited if name not in said - above.fixed})
             for output, said in zip(given["outputs"], self._said_by_outputs, strict=True)

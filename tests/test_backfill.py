@@ -205,6 +205,9 @@ def test_what_the_command_line_says_counts_more(tmp_path: Path, ledger: Ledger) 
     told = backfill_told(tmp_path, ledger, "outputs", "prefix", prefix="mine, ", overwrite="append")
     assert told == [("0000.jpg", ".txt", "mine, ")]
     assert backfill_told(tmp_path, ledger, "outputs", overwrite="never") == []
+    (tmp_path / ".florence.yaml").write_text("outputs: [{prompt: OCR, ext: txt, overwrite: always}]\n")
+    assert backfill_told(tmp_path, ledger, overwrite="never") == []
+    assert backfill_told(tmp_path, ledger) == [("0000.jpg", ".txt", "")]
 
 
 def test_pictures_below_wrong_settings_are_listed_with_the_reason(tmp_path: Path, ledger: Ledger) -> None:

@@ -74,6 +74,12 @@ def test_what_is_fixed_stays() -> None:
     assert [(each.prefix, each.suffix) for each in found.outputs] == [("mine, ", "z")]
 
 
+def test_output_of_a_file_has_no_rule_of_its_own_where_one_is_told() -> None:
+    told = Settings(ABOVE.folder, fixed=frozenset({"overwrite"}))
+    found = over("outputs: [{prompt: OCR, ext: txt, overwrite: always}]\n", told)
+    assert [each.rule(found.overwrite) for each in found.outputs] == ["never"]
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
