@@ -221,14 +221,18 @@ def _take_over(old: int, new: int) -> None:
     state = os.fstat(old)
     if sys.platform == "win32":
         return
-    with contextlib.suppress(OSError):
-        os.fchown(new, state.st_uid, state.st_gid)
+    # Only root gives files away; to a group that they are in, all may, so that its members can read it still.
+    for owner in (state.st_uid, -1):
+        with contextlib.suppress(OSError):
+            os.fchown(new, owner, state.st_gid)
+            break
     # But for the bits that let whoever runs a file become its owner: that is another than before where chown failed.
     os.fchmod(new, state.st_mode & 0o777)
     if sys.platform == "linux":
-        for attribute in os.listxattr(old):
-            with contextlib.suppress(OSError):
-                os.setxattr(new, attribute, os.getxattr(old, attribute))
+        with contextlib.suppress(OSError):  # Some shares have no attributes, and say so when they are asked.
+            for attribute in os.listxattr(old):
+                with contextlib.suppress(OSError):
+                    os.setxattr(new, attribute, os.getxattr(old, attribute))
 
 
 def _open_below(root: str, path: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -54,6 +55,31 @@ def test_file_system_without_hard_links_gets_its_files_too(tmp_path: Path, monke
     assert not write(tmp_path, b"two", replace=False)
     assert os.listdir(tmp_path) == ["a.txt"]
     assert (tmp_path / "a.txt").read_bytes() == b"one"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such attributes and owners")
+def test_new_version_keeps_its_group_and_a_share_without_attributes_is_no_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"old")
+    (tmp_path / "a.jpg").chmod(0o640)
+    given: list[tuple[int, int]] = []
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    def give(file: int, owner: int, group: int) -> None:
+        if owner != -1:  # as the system does for all but root
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        given.append((owner, group))
+
+    monkeypatch.setattr(os, "listxattr", refuse)
+    monkeypatch.setattr(os, "fchown", give)
+    with Directory(str(tmp_path)) as opened:
+        assert opened.rewrite("a.jpg", lambda old, new: bool(new.write(old.read() + b", new")), lambda *_: True)
+    assert (tmp_path / "a.jpg").read_bytes() == b"old, new"
+    assert (tmp_path / "a.jpg").stat().st_mode & 0o777 == 0o640
+    assert given == [(-1, (tmp_path / "a.jpg").stat().st_gid)]
 
 
 def test_nothing_is_written_where_the_path_leads_by_then(tmp_path: Path) -> None:
