@@ -147,11 +147,13 @@ class Thumbnails:
             maker.end()
 
     def _end_idle(self) -> None:
-        if self._turn.acquire(blocking=False):  # Else it is not idle, and another timer follows.
-            try:
-                self._end()
-            finally:
-                self._turn.release()
+        if not self._turn.acquire(blocking=False):  # It is not idle; whoever has the turn may begin no timer any more.
+            self._idle = self._begin_timer()
+            return
+        try:
+            self._end()
+        finally:
+            self._turn.release()
 
     def _keep(self, key: str, content: bytes) -> None:
         try:

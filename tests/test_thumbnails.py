@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def made(tmp_path: Path) -> Iterator[Thumbnails]:
-    running = Thumbnails(tmp_path / "thumbnails")
+    running = Thumbnails(tmp_path / "thumbnails", limit_s=120)
     yield running
     running.close()
 
@@ -125,6 +125,19 @@ def test_process_is_held_to_its_limits_and_ends_when_idle(
     monkeypatch.setattr(thumbnails, "IDLE_S", 3600.0)
     made.get(f"{KEY}3", str(folder), str(folder / "plain.jpg"))
     assert made.pid not in (None, pid)
+
+
+def test_process_whose_time_is_over_while_somebody_has_the_turn_ends_later(
+    made: Thumbnails, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(thumbnails, "IDLE_S", 3600.0)
+    (folder / "plain.jpg").write_bytes(jpeg())
+    made.get(KEY, str(folder), str(folder / "plain.jpg"))
+    monkeypatch.setattr(thumbnails, "IDLE_S", 0.05)
+    with made._turn:
+        made._end_idle()
+        assert made.pid is not None
+    wait_for(lambda: made.pid is None, what="the process to end")
 
 
 def test_files_are_bounded_and_the_oldest_go(
