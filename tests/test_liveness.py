@@ -16,7 +16,7 @@ import pytest
 
 from florence_daemon.liveness import READY_S, Keeper, Liveness
 from florence_daemon.notify import ServiceManager
-from tests.conftest import clean_environment
+from tests.conftest import clean_environment, wait_for
 
 WEDGED_WORKER = """
 import os, sys, time
@@ -180,14 +180,14 @@ def test_daemon_says_ready_and_pings_until_its_worker_hangs(tmp_path: Path) -> N
             switch.touch()
             assert listener.wait_for("STATUS=worker: no sign of life", 60)
             assert not listener.wait_for("WATCHDOG=1", 2)
-            answer = httpx.get(ready)
+            answer = httpx.get(ready, timeout=60)
             assert (answer.status_code, answer.json()["reasons"]) == (503, ["worker: no sign of life for 3 s"])
             switch.unlink()
             assert listener.wait_for("WATCHDOG=1", 60)
-            assert httpx.get(ready).status_code == 200
+            wait_for(lambda: httpx.get(ready, timeout=60).status_code == 200)
             daemon.send_signal(signal.SIGTERM)
             assert listener.wait_for("STOPPING=1\nEXTEND_TIMEOUT_USEC=60000000", 60)
-            assert daemon.wait(20) == 0
+            assert daemon.wait(60) == 0
         finally:
             daemon.kill()
             listener.socket.close()

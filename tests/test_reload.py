@@ -208,9 +208,9 @@ def test_wrong_file_is_told_with_its_line_and_the_old_one_stays(daemon: Daemon) 
 
 
 def test_port_and_state_need_a_restart_and_are_named(daemon: Daemon) -> None:
-    log = daemon.set(configuration(server={"port": 1}, state={"dir": "elsewhere"}))
+    daemon.set(configuration(server={"port": 1}, state={"dir": "elsewhere"}))
     # The port is given on the command line here, which wins over the file.
-    assert "count after a restart: state.dir" in log
+    wait_for(lambda: "count after a restart: state.dir" in daemon.process.text())
     assert daemon.process.status()["configuration"]["needs_restart"] == ["state.dir"]
     daemon.set(configuration())
     assert daemon.process.status()["configuration"]["needs_restart"] == []

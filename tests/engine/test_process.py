@@ -179,7 +179,7 @@ def test_closing_gives_what_runs_up_when_told_to(start_engine: Callable[..., Eng
     engine = start_engine()
     future = engine.submit(slow_picture, CAPTION)
     engine.close(at_once=True)
-    assert isinstance(future.exception(30), Stopping)
+    assert isinstance(future.exception(60), Stopping)
     with pytest.raises(Stopping):
         engine.submit(slow_picture, CAPTION)
 

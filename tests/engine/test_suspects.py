@@ -82,7 +82,7 @@ class Setup:
     def answer(self, *names: str) -> None:
         self.processes[-1].say(*(Done(self.number(name), (), (1, 1), Stages()) for name in names))
         for name in names:
-            assert self.futures[name].exception(30) is None
+            assert self.futures[name].exception(60) is None
 
     def die(self) -> None:
         """Let the process die, and wait until the next one is there."""
@@ -129,7 +129,7 @@ def test_only_the_guilty_is_set_aside(setup: Setup) -> None:
     assert setup.sent("guilty")
     setup.begin("guilty")
     setup.die()
-    error = setup.futures["guilty"].exception(30)
+    error = setup.futures["guilty"].exception(60)
     assert isinstance(error, EngineCrashed)
     assert "ended 3 times while it worked on this picture (killed by signal 9)" in str(error)
     assert setup.sent("fine")
@@ -187,7 +187,7 @@ def test_next_process_does_not_wait_longer_once_the_guilty_is_found(
         setup.die()
     setup.begin("guilty")
     setup.processes[-1].die()
-    assert isinstance(setup.futures["guilty"].exception(30), EngineCrashed)
+    assert isinstance(setup.futures["guilty"].exception(60), EngineCrashed)
     waits = re.findall(r"it is started again in (\S+) s", caplog.text)
     assert waits == ["0.001", "0.002", "0.001"]
 
@@ -204,7 +204,7 @@ def test_what_comes_while_the_next_process_waits_is_held_and_given_up_at_a_stop(
     setup.submit("late")
     assert len(setup.processes) == 1
     setup.engine.close()
-    assert [type(setup.futures[name].exception(10)) for name in ("a", "late")] == [Stopping, Stopping]
+    assert [type(setup.futures[name].exception(60)) for name in ("a", "late")] == [Stopping, Stopping]
 
 
 def test_close_returns_once_everybody_has_been_told(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,7 +231,7 @@ def test_answer_that_comes_during_a_stop_starts_no_other_process(setup: Setup, m
     setup.engine.close()
     setup.answer("a")
     setup.processes[-1].die()
-    assert isinstance(setup.futures["b"].exception(10), Stopping)
+    assert isinstance(setup.futures["b"].exception(60), Stopping)
     assert len(setup.processes) == 2
 
 

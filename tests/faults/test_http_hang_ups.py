@@ -28,7 +28,7 @@ def test_clients_that_hang_up_before_their_turn_cost_no_inference(tmp_path: Path
         wait_for(lambda: daemon.status()["queue"]["running"] == 1, 60, "the first to run")
         clients = []
         for number in range(20):
-            client = socket.create_connection(address(daemon), 10)
+            client = socket.create_connection(address(daemon), 60)
             picture = jpeg(1 + number)
             client.sendall(HEAD.format(len(picture)).encode() + picture)
             clients.append(client)
@@ -37,7 +37,7 @@ def test_clients_that_hang_up_before_their_turn_cost_no_inference(tmp_path: Path
             client.close()
         wait_for(lambda: daemon.status()["queue"]["http"] == 0, 60, "those who hung up to leave the queue")
         gate.unlink()
-        assert first.result(30) == 200
+        assert first.result(60) == 200
         assert ask(daemon, jpeg(99)) == 200
         assert len(daemon.inferred()) == 3
         assert "Traceback" not in daemon.text()
@@ -48,7 +48,7 @@ def test_flood_gets_answers_or_503_and_health_answers_meanwhile(tmp_path: Path, 
     with serving(tmp_path, FakeSettings(slow_s=0.05, in_flight=2), max_queued=8) as daemon:
         with ThreadPoolExecutor(64) as pool:
             asked = [pool.submit(ask, daemon, jpeg(number)) for number in range(300)]
-            health = [daemon.get("/health/live", timeout_s=5)["status"] for _ in range(20)]
+            health = [daemon.get("/health/live", timeout_s=60)["status"] for _ in range(20)]
             statuses = Counter(each.result(60) for each in asked)
         assert health == ["ok"] * 20
         assert set(statuses) == {200, 503}

@@ -43,7 +43,7 @@ def address(daemon: DaemonProcess) -> tuple[str, int]:
     return "127.0.0.1", int(daemon.url.rpartition(":")[2])
 
 
-def ask(daemon: DaemonProcess, picture: bytes, timeout_s: float = 30) -> int:
+def ask(daemon: DaemonProcess, picture: bytes, timeout_s: float = 60) -> int:
     """Send a picture; return the status."""
     url = daemon.url + "/process_image?prompt=CAPTION"
     request = urllib.request.Request(url, picture, {"Content-Type": "image/jpeg"})
@@ -60,7 +60,7 @@ def test_hundred_and_twenty_half_open_connections_hold_nobody_up(tmp_path: Path,
     with serving(tmp_path) as daemon, ExitStack() as slow:
         assert ask(daemon, jpeg(1)) == 200
         for _ in range(120):
-            client = slow.enter_context(socket.create_connection(address(daemon), 10))
+            client = slow.enter_context(socket.create_connection(address(daemon), 60))
             client.sendall(HEADS[held])
         began_s = time.monotonic()
         for path in ("/health/live", "/health/ready", "/status"):
@@ -74,7 +74,7 @@ def test_hundred_and_twenty_half_open_connections_hold_nobody_up(tmp_path: Path,
 def test_more_connections_than_there_are_places_for_shut_nobody_out(tmp_path: Path, figure: Figure) -> None:
     with serving(tmp_path, max_queued=4) as daemon, ExitStack() as slow:
         for _ in range(600):
-            client = slow.enter_context(socket.create_connection(address(daemon), 10))
+            client = slow.enter_context(socket.create_connection(address(daemon), 60))
             client.sendall(HEADS["half a head"])
         began_s = time.monotonic()
         assert daemon.get("/health/live", timeout_s=10) == {"status": "ok"}
@@ -88,7 +88,7 @@ def test_more_connections_than_there_are_places_for_shut_nobody_out(tmp_path: Pa
 def test_slow_senders_are_cut_off_and_their_descriptors_come_back(tmp_path: Path, figure: Figure) -> None:
     with serving(tmp_path, receive_timeout_s=1) as daemon, ExitStack() as slow:
         before = daemon.descriptors()
-        clients = [slow.enter_context(socket.create_connection(address(daemon), 10)) for _ in range(120)]
+        clients = [slow.enter_context(socket.create_connection(address(daemon), 60)) for _ in range(120)]
         for number, client in enumerate(clients):
             client.sendall(HEADS["half a body" if number % 2 else "half a head"])
         began_s = time.monotonic()

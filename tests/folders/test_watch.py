@@ -199,7 +199,7 @@ def test_events_of_which_a_thread_died_are_started_anew(stepped: tuple[Watcher, 
     threads = list(threads_of(observer))
     dead = {"observer": threads[0], "emitter": threads[1], "reader": threads[2]}[which]
     dead.stop()  # type: ignore[attr-defined]
-    dead.join(10)
+    dead.join(60)
     (root / "missed.jpg").write_bytes(b"x")
     watcher.tick(100.0 + CHECK_S)
     assert watcher.roots[0]._listening._events._observer is not observer

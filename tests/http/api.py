@@ -151,7 +151,7 @@ class Api:
         self.port = int(self.server.address.rpartition(":")[2])
         self.thread = threading.Thread(target=self.worker.run)
         self.thread.start()
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
 
     def _status(self) -> dict[str, Any]:
         engine = asdict(EngineState("unloaded"))

@@ -185,6 +185,7 @@ def test_failure_is_tried_again_when_told(page: Page, daemon: RunningDaemon) -> 
         page.get_by_role("button", name=button).click()
         expect(page.locator("#said")).to_have_text("One picture is tried again.")
         wait_for(lambda before=before: tries() > before, what=f"{button} to do so")
+        wait_for(lambda: daemon.get("/status")["failures"], what="it to be listed again")
         expect(page.get_by_role("button", name="Try text.jpg again")).to_be_visible()
 
 
