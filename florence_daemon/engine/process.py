@@ -99,6 +99,7 @@ class Engine:
         self.is_stuck = False  # a process cannot be ended, and may keep the GPU: only a new daemon helps
         self._crashes = 0  # in a row
         self._died_of: str | None = None  # while the next process waits
+        self._is_wanted = False  # somebody wants the model loaded once that wait is over, though nobody asks anything
         self._closed = False
         self._is_closed = threading.Event()
         self._threads: list[threading.Thread] = []  # those that end futures
@@ -163,6 +164,8 @@ class Engine:
                 raise Stopping("the engine is stopping and loads nothing")
             if self._died_of is None:
                 self._has_child()
+            else:  # The next process waits: whoever ends its rest starts it.
+                self._is_wanted = True
 
     def keep_alive(self, seconds: float) -> None:
         """Unload after so long without work, negative for never, instead of what the setting says.
@@ -175,6 +178,7 @@ class Engine:
     def unload(self) -> None:
         """End the process now if nothing is asked of it, even while it loads; else once that is answered."""
         with self._lock:
+            self._is_wanted = False
             if self._child is None:
                 return
             self._idle.allowed_s = 0.0
@@ -389,6 +393,8 @@ class Engine:
             if self._closed:
                 self._held = []
             sent = self._assign(choose_first(self._held))
+            if self._is_wanted and not self._closed:
+                self._is_wanted = self._has_child() is None
         _write_all(sent)
         for pending in held:
             pending.future.set_exception(_stopped())

@@ -207,6 +207,21 @@ def test_what_comes_while_the_next_process_waits_is_held_and_given_up_at_a_stop(
     assert [type(setup.futures[name].exception(60)) for name in ("a", "late")] == [Stopping, Stopping]
 
 
+def test_load_that_is_wanted_while_the_next_process_waits_is_done_after_that(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup.submit("a")
+    setup.answer("a")
+    monkeypatch.setattr(process, "BACKOFF_S", 600.0)
+    setup.processes[-1].die()
+    wait_for(lambda: setup.engine.state().name == "restarting")
+    setup.engine.load()
+    assert len(setup.processes) == 1
+    setup.engine._resume_after(0.0)
+    assert len(setup.processes) == 2
+    wait_for(lambda: setup.engine.state().name == "loaded")
+
+
 def test_close_returns_once_everybody_has_been_told(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     bury = FakeChild.bury
 
