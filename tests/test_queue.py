@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import pytest
@@ -24,12 +25,14 @@ def claimed(queue: JobQueue) -> list[str]:
 
 def test_what_waits_of_a_folder_inside_another_stays_when_that_ones_is_taken_back() -> None:
     queue = JobQueue(10)
-    for path, root in (("/p/a.jpg", "/p"), ("/p/in/b.jpg", "/p/in"), ("/p/sub/c.jpg", "/p")):
+    inner, below = os.path.join("p", "in"), os.path.join("p", "sub")
+    for directory, root in (("p", "p"), (inner, inner), (below, "p")):
+        path = os.path.join(directory, "a.jpg")
         queue.put(Job(Kind.FOLDER, path, (), Image(path, (), None, root=root)))
-    queue.withdraw_folder("/p", "/p/sub")
-    assert not queue.holds("/p/sub/c.jpg")
-    queue.withdraw_folder("/p", "/p")
-    assert claimed(queue) == ["/p/in/b.jpg"]
+    queue.withdraw_folder("p", below)
+    assert not queue.holds(os.path.join(below, "a.jpg"))
+    queue.withdraw_folder("p", "p")
+    assert claimed(queue) == [os.path.join(inner, "a.jpg")]
 
 
 def test_people_go_first_then_folders_then_backfill_each_in_order() -> None:

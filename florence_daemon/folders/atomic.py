@@ -23,6 +23,8 @@ PREFIX = ".florence-"
 UNFINISHED = re.compile(rf"{re.escape(PREFIX)}[0-9a-f]{{12}}-[0-9]+")
 # Where it cannot be told whether its process lives, it counts as left after so long.
 OLD_S = 3600.0
+# What this process is writing now: by a clock that was set forward an hour, all of it is old.
+_in_work: set[str] = set()
 # Windows moves and removes no file that a scanner or a viewer has open, which is mostly for a moment: seconds between
 # tries, and the errors that mean this (access denied, sharing violation, lock violation).
 PATIENCE_S = (0.02, 0.05, 0.1, 0.2, 0.4)
@@ -101,6 +103,7 @@ class Directory:
         Raises: NameTaken when `name` exists and may not be replaced; OSError.
         """
         temporary = unfinished_name()
+        _in_work.add(temporary)
         try:
             with open(self._at(temporary), "xb", opener=self._open) as file:
                 yield file
@@ -113,6 +116,7 @@ class Directory:
         finally:
             with contextlib.suppress(OSError):
                 patiently(partial(os.unlink, self._at(temporary), dir_fd=self._handle))
+            _in_work.discard(temporary)
         if self._handle is not None:
             os.fsync(self._handle)
 
@@ -128,6 +132,7 @@ class Directory:
         stamp and digest just before it takes the name; false drops it. Raises: OSError, and what these raise.
         """
         temporary = unfinished_name()
+        _in_work.add(temporary)
         try:
             with (
                 open_regular(self._at(name), self._handle) as old,
@@ -147,6 +152,7 @@ class Directory:
         finally:
             with contextlib.suppress(OSError):
                 patiently(partial(os.unlink, self._at(temporary), dir_fd=self._handle))
+            _in_work.discard(temporary)
         if self._handle is not None:
             os.fsync(self._handle)
         return True
@@ -275,6 +281,8 @@ def remove_left_behind(directory: str, names: frozenset[str]) -> None:
 
 
 def _is_left(name: str, path: str) -> bool:
+    if name in _in_work:
+        return False
     if sys.platform != "win32":
         try:
             os.kill(int(name.rpartition("-")[2]), 0)

@@ -168,6 +168,15 @@ def test_unfinished_files_of_the_dead_are_removed_and_those_of_the_living_are_no
     assert sorted(os.listdir(tmp_path)) == sorted([names["living"], names["theirs"]])
 
 
+def test_file_that_is_being_written_stays_though_the_clock_jumps(tmp_path: Path) -> None:
+    with Directory(str(tmp_path)) as directory, directory.writing("a.txt", lambda: True) as file:
+        file.write(b"new")
+        (unfinished,) = os.listdir(tmp_path)
+        os.utime(tmp_path / unfinished, (0, 0))
+        remove_left_behind(str(tmp_path), frozenset([unfinished]))
+    assert (tmp_path / "a.txt").read_bytes() == b"new"
+
+
 CALLS = ("openat", "write", "fsync", "linkat", "rename", "renameat", "renameat2", "unlinkat", "close")
 WRITE = """
 import sys
