@@ -83,7 +83,6 @@ def open_backend(settings: EngineSettings) -> Backend:
     # Before torch is imported. Its threads would spin while they wait for each other, which on cores that something
     # else uses too is most of the time: one answer on two busy cores took 1.2 to 18 s so, and takes 0.3 s asleep.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    return_freed_blocks()
     device = choose_device("cpu" if settings.engine == "openvino" and settings.device == "auto" else settings.device)
     engine = choose_engine(settings.engine, settings.precision, device)
     check_precision(settings.precision, engine)
@@ -95,6 +94,7 @@ def open_backend(settings: EngineSettings) -> Backend:
     if engine == "openvino":
         from florence_daemon.engine.openvino_backend import OpenVinoBackend
 
+        return_freed_blocks()
         backend = OpenVinoBackend(checkpoint, settings, precision)
     else:
         import torch
