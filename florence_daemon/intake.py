@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 
 from florence_daemon.config import FolderConfig
@@ -140,11 +140,21 @@ class FolderIntake:
             return False
         return self._needs.may_try(entry.failure if entry is not None else None, path)
 
-    def submit(self, folder: FolderConfig, path: str, stamp: Stamp) -> None:
-        """Queue the image for what it needs, or list it with the reason why it cannot have that."""
-        here = self._settings(folder, os.path.dirname(path))
-        if here is None or not here.takes(path):
-            return
+    def submit(self, folder: FolderConfig, ready: Iterable[tuple[str, Stamp]]) -> None:
+        """Queue images for what they need, or list them with the reason why they cannot have that.
+
+        Those of one directory that follow each other are asked for its settings once. What changes meanwhile is told
+        like any other change, and what waits is taken back then.
+        """
+        asked, here = None, None
+        for path, stamp in ready:
+            directory = os.path.dirname(path)
+            if directory != asked:
+                asked, here = directory, self._settings(folder, directory)
+            if here is not None and here.takes(path):
+                self._submit(folder, here, path, stamp)
+
+    def _submit(self, folder: FolderConfig, here: Settings, path: str, stamp: Stamp) -> None:
         entry = self._ledger.entry(path)
         if self._queue.holds(path) or not self._needs.may_try(entry.failure if entry is not None else None, path):
             return

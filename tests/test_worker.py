@@ -89,7 +89,7 @@ class Setup:
         name = str(path or self.image)
         stamp = stamp_of(name)
         assert stamp is not None
-        self.intake.submit(self.folder, name, stamp)
+        self.intake.submit(self.folder, [(name, stamp)])
 
     def put(self, kind: Kind, name: str = "a.jpg") -> Job:
         path = str(self.image.with_name(name))

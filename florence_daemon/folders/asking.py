@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 from typing import TypeVar
 
 from florence_daemon.config import OutputConfig
@@ -16,6 +17,7 @@ def asks_of(outputs: Collection[OutputConfig]) -> tuple[Ask, ...]:
     return tuple(dict.fromkeys(ask for output in outputs for ask in asks_of_one(output)))
 
 
+@lru_cache(maxsize=1024)
 def asks_of_one(output: OutputConfig) -> tuple[Ask, ...]:
     """What must be asked to fill one output, in the order of its prompts."""
     return tuple(Ask(token, text, output.num_beams, output.max_new_tokens) for token, text in output.asked)

@@ -54,8 +54,8 @@ class Intake(Protocol):
     def needs(self, folder: FolderConfig, path: str) -> bool:
         """Tell whether the image still lacks something; asked before it settles, so it must be cheap."""
 
-    def submit(self, folder: FolderConfig, path: str, stamp: Stamp) -> None:
-        """Take an image that has stopped changing."""
+    def submit(self, folder: FolderConfig, ready: Iterable[tuple[str, Stamp]]) -> None:
+        """Take images that have stopped changing."""
 
     def look_at_settings(self, folder: FolderConfig, directory: str | None = None) -> bool:
         """Look whether the settings of a directory have changed, or of all that are known to have some.
@@ -284,6 +284,6 @@ class RootWatcher:
             self._intake.scanned(self.folder)
 
     def _submit_ready(self, now_s: float) -> None:
-        for path, stamp in self._settling.ready(now_s):
-            if not self.pauses.holds(path) and not is_behind_link(self.path, path):
-                self._intake.submit(self.folder, path, stamp)
+        ready = self._settling.ready(now_s)
+        allowed = (each for each in ready if not self.pauses.holds(each[0]) and not is_behind_link(self.path, each[0]))
+        self._intake.submit(self.folder, allowed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from florence_daemon.config import FolderConfig
 from florence_daemon.folders.health import OK, Health
@@ -34,9 +34,10 @@ class Notes:
     def needs(self, folder: FolderConfig, path: str) -> bool:
         return path not in self.refused
 
-    def submit(self, folder: FolderConfig, path: str, stamp: Stamp) -> None:
-        self.paths.append(path)
-        self.refused.add(path)
+    def submit(self, folder: FolderConfig, ready: Iterable[tuple[str, Stamp]]) -> None:
+        for path, _ in ready:
+            self.paths.append(path)
+            self.refused.add(path)
 
     def look_at_settings(self, folder: FolderConfig, directory: str | None = None) -> bool:
         return False
