@@ -268,8 +268,6 @@ STOPPING = (
         "Scans hold a window in memory; a rescan that finds nothing new opens no file",
         ("tests/test_trees.py",),
         ("trees",),
-        gap="Since each picture's directory is asked for its .florence.yaml, the first scan takes longer: 12.2 s per "
-        "100,000 files on the code of 2026-11-25 (33 MB), for an aim of 10; a rescan 0.6 s.",
     ),
 )
 
