@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
@@ -236,3 +237,14 @@ def _split_options(words: Sequence[str]) -> dict[str, Any]:
             raise UsageError(f"--set {word}: give OPTION=VALUE, as in underscores=spaces")
         options[name.strip()] = config_file.read_value(value)
     return options
+
+
+def log_if_asked(level: LogLevel | None) -> None:
+    if level is not None:
+        log_to_stderr(level=level.value)
+
+
+def log_to_stderr(form: str = "text", level: str = "info") -> None:
+    from florence_daemon import logs
+
+    logs.set_up(form, level, sys.stderr, os.environ)

@@ -172,8 +172,10 @@ LAYERS = {
     "backfill_command": 12,
     "init_command": 12,
     "command_line": 5,
-    "cli": 13,
-    "__main__": 14,
+    "cli_pictures": 13,
+    "cli_server": 13,
+    "cli": 14,
+    "__main__": 15,
 }
 
 # Outside libraries and the rooms that alone may import them.
@@ -201,7 +203,7 @@ OWNERS = {
     },
     "yaml": {"config_file"},
     "cattrs": {"config_file"},
-    "typer": {"cli", "command_line"},
+    "typer": {"cli", "cli_pictures", "cli_server", "command_line"},
     "rich": {"banner", "reporting", "status_text"},
     "PIL": {"engine.colours", "engine.jpeg", "engine.preprocess", "demo_pictures", "drawing", "labels"},
     "pillow_heif": {"engine.preprocess"},
