@@ -22,7 +22,8 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.progress import say
-from florence_daemon.config import FolderConfig, ModelConfig, OutputConfig
+from florence_daemon.config import FolderConfig, ModelConfig
+from florence_daemon.config_output import OutputConfig
 from florence_daemon.folders.ledger import Ledger
 from florence_daemon.folders.needs import Needs
 from florence_daemon.folders.records import making_of

@@ -14,7 +14,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from florence_daemon.config import Config, FolderConfig, ModelConfig, OutputConfig
+from florence_daemon.config import Config, FolderConfig, ModelConfig
+from florence_daemon.config_output import OutputConfig
 from florence_daemon.daemon import Works
 from florence_daemon.engine.protocol import Done, Stages
 from florence_daemon.errors import (

@@ -9,7 +9,8 @@ from pathlib import Path
 from rich.text import Text
 
 from florence_daemon import __version__
-from florence_daemon.config import Config, is_loopback
+from florence_daemon.config import Config
+from florence_daemon.config_checks import is_loopback
 from florence_daemon.config_file import state_directory
 from florence_daemon.logs import printable
 from florence_daemon.status_text import labelled, print_lines, say_time

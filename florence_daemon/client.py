@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 import httpx
 
 from florence_daemon import config_file
-from florence_daemon.config import ServerConfig, is_loopback
+from florence_daemon.config import ServerConfig
+from florence_daemon.config_checks import is_loopback
 from florence_daemon.engine.protocol import Answer, Ask
 from florence_daemon.errors import ConfigError, EngineError, FlorenceError, PictureError, PromptError, ServerError
 

@@ -14,7 +14,8 @@ import typer
 from florence_daemon.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
-    from florence_daemon.config import Config, ModelConfig, OutputConfig, ServerConfig
+    from florence_daemon.config import Config, ModelConfig, ServerConfig
+    from florence_daemon.config_output import OutputConfig
 
 Section = TypeVar("Section", "ModelConfig", "ServerConfig")
 DEFAULT_SERVER = "http://127.0.0.1:54880"
@@ -161,7 +162,7 @@ def with_given(section: Section, **given: Any) -> Section:
     """A section with what the command line gave. Raises: UsageError, ConfigError."""
     import attrs
 
-    from florence_daemon.config import BadSetting, MissingToken
+    from florence_daemon.config_checks import BadSetting, MissingToken
 
     try:
         return attrs.evolve(section, **{name: value for name, value in given.items() if value is not None})
@@ -184,7 +185,8 @@ def read_outputs(
 ) -> tuple[OutputConfig, ...]:
     """The outputs that the command line asks for. others: further options, as OPTION=VALUE. Raises: UsageError."""
     from florence_daemon import config_file
-    from florence_daemon.config import BadSetting, FolderConfig
+    from florence_daemon.config import FolderConfig
+    from florence_daemon.config_checks import BadSetting
 
     shared = {name: value for name, value in options.items() if value} | _split_options(others)
     files = _pair(prompts, exts, options.get("template"))
@@ -205,7 +207,7 @@ def names_given(outputs: object, others: Sequence[str], **options: str | None) -
 
 def _pair(prompts: Sequence[str], exts: Sequence[str], template: str | None) -> list[tuple[list[str], str]]:
     """Which prompts go into the file of which ending. Raises: UsageError."""
-    from florence_daemon.config import DEFAULT_OUTPUTS
+    from florence_daemon.config_output import DEFAULT_OUTPUTS
 
     if not prompts and template is not None and len(exts) < 2:
         # The usual prompts, as far as the template has a place for them.

@@ -18,7 +18,9 @@ from cattrs.errors import (
     IterableValidationNote,
 )
 
-from florence_daemon.config import BadSetting, Config, OutputConfig, StateConfig
+from florence_daemon.config import Config, StateConfig
+from florence_daemon.config_checks import BadSetting
+from florence_daemon.config_output import OutputConfig
 from florence_daemon.errors import ConfigError, UsageError
 
 ENV_PREFIX = "FLORENCE_DAEMON_"

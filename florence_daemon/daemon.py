@@ -13,8 +13,9 @@ import attrs
 
 from florence_daemon import __version__
 from florence_daemon.activity import Activity
-from florence_daemon.config import Config, OutputConfig, ServerConfig
+from florence_daemon.config import Config, ServerConfig
 from florence_daemon.config_file import state_directory
+from florence_daemon.config_output import OutputConfig
 from florence_daemon.current import Current
 from florence_daemon.engine.limits import Limits, memory_limit_bytes
 from florence_daemon.engine.process import Engine

@@ -43,7 +43,8 @@ def _below(folder: Path, target: Path | None) -> list[str]:
 
 def suffix_of(ext: str) -> str:
     """An ending with its dot. Raises: UsageError."""
-    from florence_daemon.config import BadSetting, OutputConfig
+    from florence_daemon.config_checks import BadSetting
+    from florence_daemon.config_output import OutputConfig
 
     try:
         return f".{OutputConfig(prompt='CAPTION', ext=ext).ext.lstrip('.')}"

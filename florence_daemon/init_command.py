@@ -14,15 +14,9 @@ from typing import TypeVar
 import attrs
 
 from florence_daemon import config_file
-from florence_daemon.config import (
-    DEFAULT_OUTPUTS,
-    OPEN,
-    BadSetting,
-    ModelConfig,
-    OutputConfig,
-    ServerConfig,
-    is_loopback,
-)
+from florence_daemon.config import OPEN, ModelConfig, ServerConfig
+from florence_daemon.config_checks import BadSetting, is_loopback
+from florence_daemon.config_output import DEFAULT_OUTPUTS, OutputConfig
 from florence_daemon.errors import UsageError
 from florence_daemon.folders.atomic import Directory
 

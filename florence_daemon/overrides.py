@@ -11,8 +11,10 @@ from typing import Any, get_type_hints
 import attrs
 from attrs import field, frozen
 
-from florence_daemon.config import BadSetting, FolderConfig, OutputConfig
+from florence_daemon.config import FolderConfig
+from florence_daemon.config_checks import BadSetting
 from florence_daemon.config_file import Places, converter, parse, problems_of, unknown
+from florence_daemon.config_output import OutputConfig
 from florence_daemon.errors import ConfigError
 from florence_daemon.folders.names import is_taken
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from florence_daemon.config import DEFAULT_OUTPUTS, Config, ModelConfig
+from florence_daemon.config import Config, ModelConfig
+from florence_daemon.config_output import DEFAULT_OUTPUTS
 from florence_daemon.daemon import engine_settings
 from florence_daemon.engine.agreement import Agreement, summarize
 from florence_daemon.engine.proof import Form, Report

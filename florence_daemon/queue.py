@@ -14,7 +14,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from florence_daemon.config import ModelConfig, OutputConfig
+from florence_daemon.config import ModelConfig
+from florence_daemon.config_output import OutputConfig
 from florence_daemon.engine.protocol import Ask, Done
 from florence_daemon.errors import QueueFull, Stopping
 from florence_daemon.folders.settle import Stamp

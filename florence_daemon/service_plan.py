@@ -11,7 +11,8 @@ from pathlib import Path
 
 import florence_daemon
 from florence_daemon import service_paths
-from florence_daemon.config import Config, is_loopback
+from florence_daemon.config import Config
+from florence_daemon.config_checks import is_loopback
 from florence_daemon.config_file import state_directory
 from florence_daemon.service_unit import CACHE, LOCAL_NETWORKS, Service
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from florence_daemon.config import OutputConfig
+from florence_daemon.config_output import OutputConfig
 from florence_daemon.engine.protocol import Answer, Done
 from florence_daemon.errors import FolderBlocked, PoorAnswer, SidecarError, UnfitSidecar
 from florence_daemon.folders import contents, exiftool, sidecars

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from florence_daemon.backfill import WINDOW, Backfill
-from florence_daemon.config import FolderConfig, ModelConfig, OutputConfig
+from florence_daemon.config import FolderConfig, ModelConfig
+from florence_daemon.config_output import OutputConfig
 from florence_daemon.engine.protocol import Done
 from florence_daemon.errors import DiskFull, PictureError
 from florence_daemon.folders.asking import asks_of

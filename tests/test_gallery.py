@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from florence_daemon import gallery as room
-from florence_daemon.config import FolderConfig, ModelConfig, OutputConfig
+from florence_daemon.config import FolderConfig, ModelConfig
+from florence_daemon.config_output import OutputConfig
 from florence_daemon.errors import QueueFull, SidecarChanged, UnknownPath
 from florence_daemon.folders.ledger import Ledger
 from florence_daemon.folders.needs import Needs

@@ -13,7 +13,7 @@ import typer.testing
 
 from florence_daemon import config_file
 from florence_daemon.cli import app
-from florence_daemon.config import DEFAULT_OUTPUTS
+from florence_daemon.config_output import DEFAULT_OUTPUTS
 from florence_daemon.errors import ConfigError, UsageError
 from florence_daemon.init_command import TRAINING, Wish, ask, compose, write_configuration
 from tests.conftest import run_command

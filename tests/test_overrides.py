@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from florence_daemon.config import FolderConfig, OutputConfig
+from florence_daemon.config import FolderConfig
+from florence_daemon.config_output import OutputConfig
 from florence_daemon.errors import ConfigError
 from florence_daemon.overrides import Override, Settings
 

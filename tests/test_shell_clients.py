@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from florence_daemon.config import IMAGE_SUFFIXES
+from florence_daemon.config_output import IMAGE_SUFFIXES
 from tests.conftest import RunningDaemon, clean_environment
 from tests.pictures import CAPTION, DETAILED, PICTURE, TAGS, jpeg
 from tests.vision_server import Say, VisionServer, say, vision_server

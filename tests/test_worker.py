@@ -14,7 +14,8 @@ from typing import Any
 import attrs
 import pytest
 
-from florence_daemon.config import DEFAULT_OUTPUTS, FolderConfig, ModelConfig, OutputConfig
+from florence_daemon.config import FolderConfig, ModelConfig
+from florence_daemon.config_output import DEFAULT_OUTPUTS, OutputConfig
 from florence_daemon.engine.protocol import Answer, Ask
 from florence_daemon.errors import (
     CheckpointError,

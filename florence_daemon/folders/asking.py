@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import TypeVar
 
-from florence_daemon.config import OutputConfig
+from florence_daemon.config_output import OutputConfig
 from florence_daemon.engine.protocol import Ask
 
 T = TypeVar("T")

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from florence_daemon.config import ADDS, OutputConfig
+from florence_daemon.config_output import ADDS, OutputConfig
 from florence_daemon.engine.protocol import Ask
 from florence_daemon.errors import PoorAnswer, UnfitSidecar
 from florence_daemon.folders.shaping import (

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from fnmatch import fnmatch
 
-from florence_daemon.config import IMAGE_SUFFIXES, FolderConfig
+from florence_daemon.config import FolderConfig
+from florence_daemon.config_output import IMAGE_SUFFIXES
 
 # Dotfiles, also rsync's .a.jpg.Xy12Ab, Syncthing's .syncthing.a.jpg.tmp and our own; ~a.jpg, also ~syncthing~a.jpg.tmp.
 HIDDEN = (".", "~")

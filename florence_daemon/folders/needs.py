@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
-from florence_daemon.config import ADDS, OutputConfig
+from florence_daemon.config_output import ADDS, OutputConfig
 from florence_daemon.errors import SharedSidecar
 from florence_daemon.folders.atomic import content_of
 from florence_daemon.folders.ledger import Ledger

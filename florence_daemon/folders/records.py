@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import attrs
 
-from florence_daemon.config import ModelConfig, OutputConfig
+from florence_daemon.config import ModelConfig
+from florence_daemon.config_output import OutputConfig
 from florence_daemon.folders.settle import Stamp
 
 # A picture whose claim was left this often by a process that died while at it is set aside, for so long at first. It

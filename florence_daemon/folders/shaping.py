@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fnmatch import translate
 from functools import lru_cache
 
-from florence_daemon.config import OutputConfig
+from florence_daemon.config_output import OutputConfig
 
 # Tags as short as these are faces, ^_^ and o_o, whose underscores are no blanks.
 KAOMOJI_CHARACTERS = 3

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
-from florence_daemon.config import IMAGE_SUFFIXES, OutputConfig
+from florence_daemon.config_output import IMAGE_SUFFIXES, OutputConfig
 from florence_daemon.errors import DiskFull, FolderBlocked, SidecarError, UnfitSidecar
 from florence_daemon.folders.atomic import Directory
 

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from florence_daemon.config import ServerConfig, is_loopback
+from florence_daemon.config import ServerConfig
+from florence_daemon.config_checks import is_loopback
 from florence_daemon.http.contract import PAGE_PATHS
 
 # What a load balancer or a service manager asks, and has no token for; and the page before a person has signed in.

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from florence_daemon.config import OutputConfig
+from florence_daemon.config_output import OutputConfig
 from florence_daemon.errors import PoorAnswer, UnfitSidecar
 from florence_daemon.folders.asking import asks_of_one
 from florence_daemon.folders.contents import Said, content_of

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from florence_daemon.config import FolderConfig, ModelConfig, OutputConfig
+from florence_daemon.config import FolderConfig, ModelConfig
+from florence_daemon.config_output import OutputConfig
 from florence_daemon.errors import ConfigError
 from florence_daemon.folders.health import OK
 from florence_daemon.folders.inherited import MAX_BYTES, Inherited

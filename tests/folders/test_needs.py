@@ -9,7 +9,8 @@ from pathlib import Path
 import attrs
 import pytest
 
-from florence_daemon.config import RULES, ModelConfig, OutputConfig
+from florence_daemon.config import ModelConfig
+from florence_daemon.config_output import RULES, OutputConfig
 from florence_daemon.folders.atomic import content_of
 from florence_daemon.folders.ledger import Ledger
 from florence_daemon.folders.needs import Needs, leaves_existing, owner_of

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from florence_daemon.config import OutputConfig
+from florence_daemon.config_output import OutputConfig
 from florence_daemon.folders.shaping import captions_and_tags, shape
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from florence_daemon.config import OutputConfig
+from florence_daemon.config_output import OutputConfig
 from florence_daemon.errors import DiskFull, FolderBlocked, SidecarError
 from florence_daemon.folders.atomic import Directory
 from florence_daemon.folders.sidecars import (

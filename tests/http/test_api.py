@@ -12,7 +12,8 @@ import pytest
 
 from florence_daemon.backfill import ServerCaptioner
 from florence_daemon.client import Client
-from florence_daemon.config import ModelConfig, OutputConfig, ServerConfig
+from florence_daemon.config import ModelConfig, ServerConfig
+from florence_daemon.config_output import OutputConfig
 from florence_daemon.engine.protocol import Answer, Ask
 from florence_daemon.errors import CheckpointError, ConfigError, EngineError, PictureError, PoorAnswer
 from florence_daemon.folders.ledger import Ledger
