@@ -75,17 +75,17 @@ class Listening:
         return True
 
     def restart(self, now_s: float) -> None:
-        """Start events anew, or stop them where none are wanted."""
-        before, self.health = self.health, OK
+        """Start events anew, or stop them where none are wanted; all is well only once that is done."""
         if not self._wants_events():
             self._events.stop()
+            self.health = OK
         else:
             try:
                 self._events.start(self._path, recursive=self._folder.recursive)
             except OSError as error:
-                self._degrade(self._limit_reached(self._path) or str(error.strerror or error), before)
+                self._degrade(self._limit_reached(self._path) or str(error.strerror or error))
             else:
-                self._note_limit(before)
+                self._note_limit()
             self._next_try_s = now_s + self._retry_s
             self._retry_s = min(2 * self._retry_s, LONGEST_RETRY_S)
         if self.health == OK:
@@ -139,13 +139,15 @@ class Listening:
     def _silent_kind(self) -> str:
         return self._place.silent_kind() if self._place is not None else ""
 
-    def _note_limit(self, before: Health = OK) -> None:
+    def _note_limit(self) -> None:
         """At the limit directories are left unwatched without a word, so being there is taken for that."""
         limit = self._limit_reached(self._path)
         if limit:
-            self._degrade(limit, before)
+            self._degrade(limit)
+        else:
+            self.health = OK
 
-    def _degrade(self, reason: str, before: Health) -> None:
-        self.health = Health("degraded", f"not all changes are told of: {reason}")
+    def _degrade(self, reason: str) -> None:
+        before, self.health = self.health, Health("degraded", f"not all changes are told of: {reason}")
         if self.health != before:
             log.warning("%s: %s; it is %s", self._path, self.health.reason, self.describe())

@@ -198,9 +198,9 @@ class RootWatcher:
         # Mounted or made anew: what is watched is a directory that is not here any more.
         if self._place is not None:
             log.warning("%s: this folder was replaced or mounted anew; it is watched and scanned again", self.path)
-        self._place, self._place_health = place, OK
         self._scans.drop()
         self._listening.attend(place, now_s)
+        self._place, self._place_health = place, OK  # Now that it is listened to: whoever waits for this may go on.
 
     def _lose(self, error: OSError) -> None:
         """Note that the folder is not there. What is gone may only be unmounted: nothing is deleted for it."""

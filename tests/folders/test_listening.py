@@ -105,6 +105,25 @@ def test_refused_events_are_tried_again_ever_more_rarely(heard: Heard, monkeypat
     assert gaps == [10, 20, 40, 80, 160, 300, 300]
 
 
+def test_folder_is_not_called_well_before_its_events_have_begun_again(
+    heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listening = heard.attend(LOCAL)
+    heard.limits.reached = "the limit is 5"
+    listening.check(110.0)
+    heard.limits.reached = ""
+    seen: list[str] = []
+    start = listening._events.start
+
+    def start_and_see(path: str, *, recursive: bool) -> None:
+        seen.append(listening.health.state)
+        start(path, recursive=recursive)
+
+    monkeypatch.setattr(listening._events, "start", start_and_see)
+    assert listening.check(130.0)
+    assert (seen, listening.health) == (["degraded"], OK)
+
+
 def test_burst_is_over_when_it_has_been_calm_for_a_while(heard: Heard, tmp_path: Path) -> None:
     listening = heard.attend(None)
     for number in range(BURST):
@@ -139,4 +158,5 @@ def test_starting_anew_again_and_again_leaves_no_descriptor_open(heard: Heard) -
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(10):
         listening.restart(100.0)
-    assert len(os.listdir("/proc/self/fd")) == before
+    # A thread that was told to end closes what it has a moment later.
+    wait_for(lambda: len(os.listdir("/proc/self/fd")) <= before, what="all others to be closed")
