@@ -115,9 +115,21 @@ class RunningDaemon:
             stdout=self._file,
             env=clean_environment(directory),
         )
-        found = wait_for(lambda: re.search(r'answers at (http://[^\s"]+)', self.text()) or self.process.poll(), 90)
-        assert not isinstance(found, int), self.text()
-        self.url = found[1]
+        self.url = ""
+        try:
+            wait_for(self._has_begun, 180, "the daemon to answer")
+        except AssertionError as error:
+            self.stop(signal.SIGKILL)
+            raise AssertionError(f"{error}\n{self.text()[-2000:]}") from None
+
+    def _has_begun(self) -> bool:
+        """Whether it said where it answers, in a line that is whole by now."""
+        found = re.search(r'answers at (http://[^\s"]+)[\s"]', self.text())
+        if found is not None:
+            self.url = found[1]
+        elif self.process.poll() is not None:
+            raise AssertionError(f"the daemon ended at once: {self.process.poll()}")
+        return found is not None
 
     def text(self) -> str:
         return self.log.read_text(errors="replace")
@@ -131,7 +143,7 @@ class RunningDaemon:
         assert pid is None or isinstance(pid, int)
         return pid
 
-    def stop(self, number: int = signal.SIGTERM, timeout_s: float = 60) -> int:
+    def stop(self, number: int = signal.SIGTERM, timeout_s: float = 120) -> int:
         if self.process.poll() is None:
             self.process.send_signal(number)
         try:
@@ -167,7 +179,7 @@ def start_daemon(tmp_path: Path) -> Iterator[Callable[..., RunningDaemon]]:
         daemon.stop(signal.SIGKILL)
 
 
-def run_command(*arguments: str, home: Path, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+def run_command(*arguments: str, home: Path, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
     """Run `florence-daemon ARGUMENTS` to its end."""
     return subprocess.run(
         [sys.executable, "-m", "florence_daemon", *arguments],

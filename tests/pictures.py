@@ -31,7 +31,7 @@ def write_transparent_png(path: Path) -> None:
 
 def write_many(directory: Path, count: int) -> list[Path]:
     """The picture `count` times."""
-    paths = [directory / f"{number:03}.jpg" for number in range(count)]
+    paths, content = [directory / f"{number:03}.jpg" for number in range(count)], jpeg()
     for path in paths:
-        path.write_bytes(jpeg())
+        path.write_bytes(content)
     return paths

@@ -134,12 +134,12 @@ def test_pictures_that_share_a_sidecar_are_reported_and_always_means_all(tmp_pat
 def test_killed_backfill_is_taken_up_by_the_same_command(tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
-    pictures = write_many(folder, 60)
+    pictures = write_many(folder, 120)
     command = ["backfill", str(folder), "--model", "demo", "--prompt", "CAPTION", "--ext", "txt"]
     first = subprocess.Popen(
         [sys.executable, "-m", "florence_daemon", *command], env=clean_environment(tmp_path), stderr=subprocess.DEVNULL
     )
-    wait_for(lambda: len(list(folder.glob("*.txt"))) >= 3, 60)
+    wait_for(lambda: len(list(folder.glob("*.txt"))) >= 3, 180)
     first.send_signal(signal.SIGKILL)
     first.wait()
     left = len(pictures) - len(list(folder.glob("*.txt")))

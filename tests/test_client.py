@@ -112,9 +112,11 @@ def busy_server(*says: tuple[int, str]) -> Iterator[str]:
     with HTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @pytest.fixture
@@ -133,7 +135,8 @@ def test_busy_server_is_asked_again_when_it_says(pauses: list[float], tmp_path: 
     ):
         answers = client.ask(str(tmp_path / "a.jpg"), [Ask("<CAPTION>")])
     assert answers[0].result == "a cat"
-    assert pauses == [2, 7, 30, pytest.approx(19, abs=2), 1]
+    assert 1 < pauses.pop(3) <= 20  # less by what passed until then
+    assert pauses == [2, 7, 30, 1]
 
 
 @pytest.mark.parametrize("said", [(503, ""), (503, "soon"), (500, "2")])

@@ -81,16 +81,16 @@ def test_backfill_through_a_server_writes_the_sidecars_here(
 
 
 def test_interrupted_backfill_leaves_everything_whole_and_is_taken_up(tmp_path: Path) -> None:
-    pictures = write_many(tmp_path, 60)
+    pictures = write_many(tmp_path, 120)
     with subprocess.Popen(
         [sys.executable, "-m", "florence_daemon", "backfill", str(tmp_path), "--model", "demo"],
         env=clean_environment(tmp_path),
         stderr=subprocess.PIPE,
         text=True,
     ) as backfill:
-        wait_for(lambda: len(list(tmp_path.glob("*.txt"))) >= 3, 90)
+        wait_for(lambda: len(list(tmp_path.glob("*.txt"))) >= 3, 180)
         backfill.send_signal(signal.SIGINT)
-        _, errors = backfill.communicate(timeout=60)
+        _, errors = backfill.communicate(timeout=120)
     assert backfill.returncode == 130, errors
     assert errors.count("finishing what runs; once more stops at once") == 1
     assert "interrupted; the same command takes up there" in errors
@@ -208,9 +208,9 @@ def test_demo_draws_pictures_and_prints_their_captions(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
     ) as demo:
-        wait_for(lambda: len(list((tmp_path / "shown").glob("sample-*.txt"))) == 6, 90)
+        wait_for(lambda: len(list((tmp_path / "shown").glob("sample-*.txt"))) == 6, 180)
         demo.send_signal(signal.SIGINT)
-        printed, errors = demo.communicate(timeout=60)
+        printed, errors = demo.communicate(timeout=120)
     assert demo.returncode == 0, errors
     assert "Programs ask at http://127.0.0.1:" in printed
     for text in (tmp_path / "shown").glob("sample-*.txt"):

@@ -113,7 +113,7 @@ COMP_WORDS=(florence-daemon {" ".join(words)}); COMP_CWORD={len(words)}
 "$(complete -p florence-daemon | sed 's/.*-F \\([^ ]*\\).*/\\1/')" florence-daemon
 echo "${{COMPREPLY[*]}}"
 """
-    done = subprocess.run([bash, "--norc", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([bash, "--norc", "-c", script], capture_output=True, text=True, timeout=300, check=False)
     assert done.stdout == f"{expected}\n", done.stderr
 
 

@@ -22,7 +22,7 @@ WEDGED_WORKER = """
 import os, sys, time
 from florence_daemon import cli, status
 from florence_daemon.worker import Worker
-status.SILENT_S = 3.0
+status.SILENT_S = 6.0
 step = Worker.run_once
 def run_once(worker, timeout_s):
     while os.path.exists({switch!r}):
@@ -166,7 +166,7 @@ def test_pings_are_sent_when_they_are_wanted_of_this_process(environ: dict[str, 
 
 def test_daemon_says_ready_and_pings_until_its_worker_hangs(tmp_path: Path) -> None:
     listener, switch = Listener(str(tmp_path / "notify")), tmp_path / "hang"
-    told = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "3000000"}
+    told = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "6000000"}
     script = WEDGED_WORKER.format(switch=str(switch))
     command = [sys.executable, "-c", script]
     with subprocess.Popen(command, env=clean_environment(tmp_path) | told, stderr=subprocess.PIPE, text=True) as daemon:
@@ -179,9 +179,9 @@ def test_daemon_says_ready_and_pings_until_its_worker_hangs(tmp_path: Path) -> N
                 assert listener.wait_for("WATCHDOG=1", 60)
             switch.touch()
             assert listener.wait_for("STATUS=worker: no sign of life", 60)
-            assert not listener.wait_for("WATCHDOG=1", 2)
+            assert not listener.wait_for("WATCHDOG=1", 3)
             answer = httpx.get(ready, timeout=60)
-            assert (answer.status_code, answer.json()["reasons"]) == (503, ["worker: no sign of life for 3 s"])
+            assert (answer.status_code, answer.json()["reasons"]) == (503, ["worker: no sign of life for 6 s"])
             switch.unlink()
             assert listener.wait_for("WATCHDOG=1", 60)
             wait_for(lambda: httpx.get(ready, timeout=60).status_code == 200)

@@ -125,7 +125,7 @@ def test_every_job_leaves_one_line_whatever_its_outcome(start_daemon: StartDaemo
     daemon = start_daemon("--watch", str(folder), "--log-format", "json")
     httpx.post(f"{daemon.url}/process_image?prompt=CAPTION", content=jpeg(), headers=IMAGE, timeout=60)
     httpx.post(f"{daemon.url}/process_image?prompt=CAPTION", content=b"nothing", headers=IMAGE, timeout=60)
-    wait_for(lambda: daemon.text().count('"event": "job"') >= 4, 60)
+    wait_for(lambda: daemon.text().count('"event": "job"') >= 4, 180)
     assert daemon.stop() == 0
     said = [json.loads(line) for line in daemon.text().splitlines()]
     jobs = sorted((job for job in said if job.get("event") == "job"), key=lambda job: (job["kind"], job["outcome"]))

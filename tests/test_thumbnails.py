@@ -155,7 +155,7 @@ def test_files_are_bounded_and_the_oldest_go(
 
 def test_state_directory_that_cannot_be_written_costs_only_time(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("where the directory would be")
-    tried = Thumbnails(tmp_path / "file" / "thumbnails")
+    tried = Thumbnails(tmp_path / "file" / "thumbnails", limit_s=120)
     (folder / "plain.jpg").write_bytes(jpeg())
     for _ in range(2):
         assert size_of(tried.get(KEY, str(folder), str(folder / "plain.jpg"))) == ("WEBP", (480, 360))

@@ -60,15 +60,15 @@ def test_failed_image_is_tried_again_and_forgotten_when_told(start_daemon: Start
     image = folder / b"broken\xff.jpg".decode(errors="surrogateescape")
     image.write_bytes(b"this is no picture")
     daemon = start_daemon(config=watching(folder))
-    (failure,) = wait_for(lambda: daemon.get("/status")["failures"], 60)
+    (failure,) = wait_for(lambda: daemon.get("/status")["failures"], 180)
     assert failure["attempts"] == 1
     check_described(daemon.get("/status"))
     where = ("--server", daemon.url)
     # The name as /status shows it, escaped, since the name itself cannot be shown.
     told = run_command("retry", failure["path"], *where, home=folder.parent)
     assert told.stdout == "1 images are tried again\n"
-    wait_for(lambda: daemon.text().count("not captioned") == 2, 60)
-    (failure,) = wait_for(lambda: daemon.get("/status")["failures"], 60)
+    wait_for(lambda: daemon.text().count("not captioned") == 2, 180)
+    (failure,) = wait_for(lambda: daemon.get("/status")["failures"], 180)
     told = run_command("forget", str(folder), "--json", *where, home=folder.parent)
     assert json.loads(told.stdout) == {"forgotten": 1}
     unknown = run_command("forget", str(folder / "nothing.jpg"), *where, home=folder.parent)
@@ -79,11 +79,11 @@ def test_failed_image_is_tried_again_and_forgotten_when_told(start_daemon: Start
 def test_rescan_looks_at_the_folder_that_is_named(start_daemon: StartDaemon, folder: Path) -> None:
     (folder / "a.jpg").write_bytes(jpeg())
     daemon = start_daemon(config=watching(folder))
-    wait_for((folder / "a.txt").exists, 60)
+    wait_for((folder / "a.txt").exists, 180)
     (folder / "a.txt").unlink()  # which is no event that asks for a caption
     told = run_command("rescan", str(folder / "a.jpg"), "--server", daemon.url, home=folder.parent)
     assert told.stdout == "1 folders are scanned\n"
-    wait_for((folder / "a.txt").exists, 60)
+    wait_for((folder / "a.txt").exists, 180)
     assert (folder / "a.txt").read_text() == CAPTION + "\n"
     elsewhere = run_command("rescan", "/nowhere", "--server", daemon.url, home=folder.parent)
     assert elsewhere.returncode == 1
@@ -92,7 +92,7 @@ def test_rescan_looks_at_the_folder_that_is_named(start_daemon: StartDaemon, fol
 
 def test_missing_folder_degrades_and_the_load_balancer_goes_on(start_daemon: StartDaemon, folder: Path) -> None:
     daemon = start_daemon(config=watching(folder, folder.parent / "missing"))
-    ready = httpx.get(f"{daemon.url}/health/ready")
+    ready = httpx.get(f"{daemon.url}/health/ready", timeout=60)
     assert ready.status_code == 200
     assert ready.json()["status"] == "degraded"
     assert "missing" in " ".join(ready.json()["reasons"])
@@ -105,7 +105,7 @@ def test_model_that_cannot_be_loaded_is_not_ready(start_daemon: StartDaemon, tmp
     )
     assert asked.status_code == 503
     assert asked.headers["retry-after"] == "30"
-    ready = httpx.get(f"{daemon.url}/health/ready")
+    ready = httpx.get(f"{daemon.url}/health/ready", timeout=60)
     assert ready.status_code == 503
     assert ready.json()["status"] == "failed"
     assert "no-model" in ready.json()["reasons"][0]
