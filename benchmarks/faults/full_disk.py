@@ -120,6 +120,8 @@ def _go_through(
         with suppress(NotInTime):
             wait_for(lambda: _says_it(daemon), 60, "the daemon to say that something is wrong")
         said = _says_it(daemon)
+        with suppress(NotInTime):
+            wait_for(lambda: _is_quiet(daemon), 60, "what was begun to be given up")
         before_s, before, began_s = daemon.cpu_s(), len(daemon.inferred()), time.monotonic()
         time.sleep(blocked_s)
         share = (daemon.cpu_s() - before_s) / (time.monotonic() - began_s)
@@ -136,6 +138,11 @@ def _go_through(
 
 def _count(paths: Sequence[Path]) -> int:
     return sum(sidecar(path).exists() and is_captioned_rightly(path, ENGINE.answer_bytes) for path in paths)
+
+
+def _is_quiet(daemon: DaemonProcess) -> bool:
+    queue = daemon.status()["queue"]
+    return not (queue["settling"] or queue["folder"] or queue["running"])
 
 
 def _says_it(daemon: DaemonProcess) -> bool:

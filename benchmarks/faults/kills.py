@@ -65,7 +65,7 @@ class Ordeal:
             self.paths.append(path)
             self.whole[path] = answer_to(CAPTION, path.read_bytes(), ENGINE.answer_bytes) + "\n"
 
-    def start(self, *prefix: str, start_s: float = 30) -> DaemonProcess:
+    def start(self, *prefix: str, start_s: float = 180) -> DaemonProcess:
         """Start the next daemon."""
         return DaemonProcess(self.home, self.config, fake=ENGINE, prefix=prefix, start_s=start_s)
 
@@ -118,6 +118,8 @@ def kill_by_chance(
     # So far into the work that the pictures last for all kills.
     pace = max(1, (pictures - 10) // (kills + 1))
     for number in range(kills):
+        # On a busy machine a kill comes late, and much is done by then.
+        ordeal.add(max(0, 2 * pace - (len(ordeal.paths) - ordeal.count_done())))
         with ordeal.start() as daemon:
             before = len(daemon.inferred("begun"))
             more = chance.randint(1, pace)
@@ -149,7 +151,7 @@ def kill_at_calls(directory: Path, pictures: int, calls: list[tuple[str, int]]) 
         ordeal.add(pictures)
         inject = f"inject={call}:signal=KILL:when={nth}"
         with ordeal.start("strace", "-f", "-qq", "-o", os.devnull, "-e", inject, start_s=0) as traced:
-            until_s = time.monotonic() + 30
+            until_s = time.monotonic() + 180
             while traced.process.poll() is None and time.monotonic() < until_s:
                 if ordeal.count_done() == len(ordeal.paths):
                     break
@@ -164,8 +166,9 @@ def kill_at_calls(directory: Path, pictures: int, calls: list[tuple[str, int]]) 
 def _kill_below(traced: DaemonProcess) -> None:
     """End strace and what it traces."""
     for child in traced.children() if traced.process.poll() is None else []:
-        os.kill(child, signal.SIGKILL)
-    traced.process.wait(10)
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+    traced.process.wait(60)
 
 
 @cache

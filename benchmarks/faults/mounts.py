@@ -38,8 +38,8 @@ def exfat(image: Path, place: Path) -> list[str]:
 
 
 def unmount(daemon: DaemonProcess, place: Path) -> None:
-    """Take one of its mounts away."""
-    command = ["nsenter", "-t", str(daemon.pid), "--mount", "umount", str(place)]
+    """Take one of its mounts away, though it may have a file of it open, and for good once it has closed that."""
+    command = ["nsenter", "-t", str(daemon.pid), "--mount", "umount", "--lazy", str(place)]
     subprocess.run(command, check=True)
 
 

@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -72,7 +73,7 @@ class DaemonProcess:
         fake: FakeSettings | None = None,
         prefix: Sequence[str] = (),
         more: Mapping[str, str] | None = None,
-        start_s: float = 30,
+        start_s: float = 180,
         module: str = "florence_daemon",
     ) -> None:
         """fake: run with the stand-in engine, so set; its log is `home/inferences` unless told otherwise.
@@ -158,13 +159,16 @@ class DaemonProcess:
 
     def children(self) -> list[int]:
         """The processes that it started and that still live."""
-        lists = (path.read_text() for path in Path(f"/proc/{self.pid}/task").glob("*/children"))
-        return [int(pid) for line in lists for pid in line.split()]
+        found: list[int] = []
+        for path in Path(f"/proc/{self.pid}/task").glob("*/children"):
+            with suppress(FileNotFoundError, ProcessLookupError):  # The thread has ended meanwhile.
+                found += map(int, path.read_text().split())
+        return found
 
     def freeze(self) -> None:
         """Let it do nothing until `thaw`; the kernel goes on collecting events for it."""
         os.kill(self.pid, signal.SIGSTOP)
-        wait_for(lambda: state_of(self.pid) == "T", 10, "the daemon to stand still")
+        wait_for(lambda: state_of(self.pid) == "T", 60, "the daemon to stand still")
 
     def thaw(self) -> None:
         """Let it go on."""
@@ -178,7 +182,7 @@ class DaemonProcess:
         for child in children:
             _kill(child)
 
-    def stop(self, number: int = signal.SIGTERM, timeout_s: float = 70) -> int:
+    def stop(self, number: int = signal.SIGTERM, timeout_s: float = 120) -> int:
         """Stop it in order; return the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)
@@ -203,7 +207,7 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         return
-    wait_for(lambda: state_of(pid) in "Z", 10, f"process {pid} to end")
+    wait_for(lambda: state_of(pid) in "Z", 60, f"process {pid} to end")
 
 
 def state_of(pid: int) -> str:

@@ -26,6 +26,7 @@ def test_of_two_pictures_with_one_sidecar_one_has_it_and_the_other_is_listed(
     assert all("txt" in reason and "same folder" in reason for reason in failures.values()), failures
     for stem in ("before", "jpg-first", "png-first"):
         pair = {folder / f"{stem}.jpg", folder / f"{stem}.png"}
+        wait_for(lambda pair=pair: any(map(is_captioned_rightly, pair)), 60, f"the caption of one {stem}")
         captioned = {path for path in pair if is_captioned_rightly(path)}
         assert len(captioned) == 1, stem
         assert {str(path) for path in pair - captioned} <= set(failures), stem

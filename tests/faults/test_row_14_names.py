@@ -26,7 +26,7 @@ def _is_not_utf8(name: bytes) -> bool:
 
 
 def test_five_hundred_odd_names_are_captioned_or_listed(tmp_path: Path, figure: Figure) -> None:
-    found = caption_names(tmp_path, 500, seed=14, timeout_s=90)
+    found = caption_names(tmp_path, 500, seed=14, timeout_s=240)
     assert found.unheard == ()
     assert found.tracebacks == 0
     assert found.listed > 0
