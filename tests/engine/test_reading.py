@@ -22,7 +22,7 @@ class Setup:
 
     def read(self, work: Work) -> None:
         if work.source == "slow":
-            assert self.may_go_on.wait(30)
+            assert self.may_go_on.wait(120)
         if work.source == "bad":
             raise ValueError("bad")
 
@@ -31,7 +31,7 @@ class Setup:
             self.ahead.put(Work(0, name, (), lambda reply: None, urgent))
 
     def read_names(self, *, urgent: bool, count: int) -> list[str]:
-        assert self.ahead.wait_for(lambda: self.ahead.count_read(urgent=urgent) >= count, 30)
+        assert self.ahead.wait_for(lambda: self.ahead.count_read(urgent=urgent) >= count, 120)
         return [str(work.source) for work in self.ahead.take(count, urgent=urgent)]
 
 
@@ -58,14 +58,14 @@ def test_pictures_are_taken_in_their_order_and_make_room_for_the_next(setup: Set
 
 def test_what_is_put_back_is_taken_first(setup: Setup) -> None:
     setup.put("1", "2", "3")
-    assert setup.ahead.wait_for(lambda: setup.ahead.count_read(urgent=False) == 3, 30)
+    assert setup.ahead.wait_for(lambda: setup.ahead.count_read(urgent=False) == 3, 120)
     setup.ahead.put_back(setup.ahead.take(2, urgent=False))
     assert setup.read_names(urgent=False, count=3) == ["1", "2", "3"]
 
 
 def test_picture_that_cannot_be_read_wakes_whoever_waits(setup: Setup) -> None:
     setup.put("bad")
-    assert setup.ahead.wait_for(lambda: False, 30)
+    assert setup.ahead.wait_for(lambda: False, 120)
     ((work, error),) = setup.ahead.take_refused()
     assert (work.source, str(error)) == ("bad", "bad")
 

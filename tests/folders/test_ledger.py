@@ -218,7 +218,7 @@ for number in range(200):
 ledger.close()
 """
     running = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), name]) for name in "ab"]
-    assert [process.wait(60) for process in running] == [0, 0]
+    assert [process.wait(300) for process in running] == [0, 0]
     ledger = Ledger(tmp_path)
     assert len(ledger.failures()) == 400
     ledger.close()

@@ -163,11 +163,9 @@ def test_scan_that_takes_long_rests_longer(make: Make, notes: Notes, clock: list
 def test_many_events_are_followed_by_a_scan_when_it_is_calm(make: Make, notes: Notes, tmp_path: Path) -> None:
     watcher = make()
     watcher.tick(100.0)
+    go_deaf(watcher)
     write(tmp_path, "lost.jpg")
-    inbox = watcher.roots[0]._listening._events._inbox
-    wait_for(lambda: inbox._news.count, 60, "the event of the new file")
-    inbox.take()
-    inbox._news.count = BURST
+    watcher.roots[0]._listening._events._inbox._news.count = BURST
     assert watcher.tick(101.0) == 101.0 + CALM_S
     assert notes.paths == []
     watcher.tick(101.0 + CALM_S)
@@ -253,9 +251,10 @@ def test_folder_that_does_not_answer_is_said_and_holds_up_no_other(
         return due_s
 
     monkeypatch.setattr(RootWatcher, "tick", hang)
-    thread = threading.Thread(target=watcher.run)
+    thread = threading.Thread(target=watcher.run, daemon=True)
     thread.start()
     wait_for(lambda: notes.paths == [str(well / "a.jpg")], 60, "the picture of the other folder")
+    wait_for(lambda: watcher.roots[0].ticked_s == clock[0], 60, "the look at the dead one to begin")
     clock[0] += HANGS_S + 1
     health = watcher.health_of(watcher.roots[0])
     assert health == Health("failed", "its file system has not answered for 61 s; the others go on")

@@ -31,7 +31,7 @@ class Watched:
         self.notes = Notes()
         folder = FolderConfig(path=root, **{"settle_s": SETTLE_S, **settings})  # type: ignore[arg-type]
         self.watcher = Watcher([folder], self.notes, time.monotonic)
-        self.thread = threading.Thread(target=self.watcher.run)
+        self.thread = threading.Thread(target=self.watcher.run, daemon=True)
         self.thread.start()
         wait_for(lambda: self.watcher.health() == OK, 60)
 
@@ -89,19 +89,6 @@ def test_file_written_later_into_a_moved_in_directory_is_noticed(watched: Watche
     watched.wait_for_names("new/late.jpg")
 
 
-def test_file_that_grows_is_taken_once_when_it_has_stopped(tmp_path: Path) -> None:
-    watched = Watched(tmp_path, settle_s=1.0)
-    with (tmp_path / "slow.jpg").open("wb") as file:
-        for _ in range(15):
-            file.write(b"x" * 1000)
-            file.flush()
-            time.sleep(0.1)
-            assert watched.notes.paths == []
-    watched.wait_for_names("slow.jpg")
-    watched.stop()
-    assert len(watched.notes.paths) == 1
-
-
 def test_sidecars_dotfiles_and_temporary_names_are_ignored(watched: Watched) -> None:
     for name in ("a.txt", "a.tag", ".b.jpg", "~c.jpg", "d.jpg.part"):
         (watched.root / name).write_bytes(b"x")
@@ -154,6 +141,20 @@ def test_folder_that_appears_later_is_watched_then(stepped: tuple[Watcher, Notes
     watcher.tick(102.0 + CHECK_S)
     assert watcher.health() == OK
     assert notes.paths == [str(root / "a.jpg")]
+
+
+def test_file_that_grows_is_taken_once_when_it_has_stopped(stepped: tuple[Watcher, Notes, Path]) -> None:
+    watcher, notes, root = stepped
+    root.mkdir()
+    watcher.tick(100.0)
+    with (root / "slow.jpg").open("wb", buffering=0) as file:
+        for second in range(15):
+            file.write(b"x" * 1000)
+            wait_for(lambda now_s=101.0 + second: watcher.tick(now_s) and watcher.settling, 60, "the first event")
+            assert notes.paths == []
+    for now_s in (116.0, 117.0, 118.0, 119.0):
+        watcher.tick(now_s)
+    assert notes.paths == [str(root / "slow.jpg")]
 
 
 def test_folder_that_was_removed_and_made_again_is_watched_again(stepped: tuple[Watcher, Notes, Path]) -> None:

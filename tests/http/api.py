@@ -194,7 +194,7 @@ class Api:
         return self.http.post("/process_image", json={"image": BASE64, "prompt": "<CAPTION>"} | members)
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), 30)
+        return socket.create_connection(("127.0.0.1", self.port), 120)
 
     def send(self, raw: bytes) -> Answer:
         """Send bytes as they are, and read one answer to its end."""

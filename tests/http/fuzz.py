@@ -87,7 +87,7 @@ def cases(seed: int) -> Iterator[Case]:
             yield make(chance)
 
 
-def send(address: tuple[str, int], case: Case, timeout_s: float = 30.0) -> list[int]:
+def send(address: tuple[str, int], case: Case, timeout_s: float = 120.0) -> list[int]:
     """Send a case on a connection of its own; return the statuses of all answers, in order.
 
     Raises: TimeoutError when a whole request gets neither an answer nor an end.

@@ -154,5 +154,6 @@ def test_picture_without_the_token_is_refused_before_it_is_sent(guarded: Api) ->
 
 
 def test_real_clients_read_the_refusal_of_a_large_upload(guarded: Api) -> None:
-    response = httpx.post(f"http://127.0.0.1:{guarded.port}/process_image", files={"image": b"x" * 20_000_000})
+    large = {"image": b"x" * 20_000_000}
+    response = httpx.post(f"http://127.0.0.1:{guarded.port}/process_image", files=large, timeout=60)
     assert response.status_code == 401

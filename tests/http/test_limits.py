@@ -74,7 +74,7 @@ def test_curl_reads_the_413_though_it_is_still_sending(api: Api, tmp_path: Path)
     large.write_bytes(b"x" * 20 * MB)
     url = f"http://127.0.0.1:{api.port}/process_image"
     curl = ["curl", "-s", "-F", f"image=@{large}", "-F", "prompt=CAPTION", url]
-    shown = subprocess.run(curl, capture_output=True, text=True, check=True, timeout=30).stdout
+    shown = subprocess.run(curl, capture_output=True, text=True, check=True, timeout=120).stdout
     assert json.loads(shown)["error"] == "the request is larger than 1 MB (server.max_body_mb)"
 
 
@@ -154,10 +154,10 @@ def test_connection_that_is_idle_between_two_requests_stays(engine: FakeEngine) 
 
 def test_long_answer_does_not_count_as_slow_sending(engine: FakeEngine) -> None:
     engine.holds_answers = True
-    with serving(engine, receive_timeout_s=0.1) as api, ThreadPoolExecutor() as pool:
+    with serving(engine, receive_timeout_s=1.0) as api, ThreadPoolExecutor() as pool:
         asked = pool.submit(api.process)
         wait_for(lambda: engine.waiting)
-        time.sleep(2.2)
+        time.sleep(3.2)  # longer than that, and than the second between two looks
         engine.waiting[0].set_result(done(engine.asked[0][1]))
         assert asked.result(60).status_code == 200
 

@@ -30,7 +30,7 @@ def test_server_does_what_the_description_says(engine: FakeEngine, tmp_path: Pat
             "--max-examples",
             "25",
         ]
-        result = subprocess.run(run, capture_output=True, text=True, check=False, timeout=120, cwd=tmp_path)
+        result = subprocess.run(run, capture_output=True, text=True, check=False, timeout=600, cwd=tmp_path)
         assert result.returncode == 0, result.stdout[-6000:]
         assert len(engine.asked) > 10, "the requests were not such that the engine was asked"
 

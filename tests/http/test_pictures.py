@@ -18,7 +18,7 @@ from tests.conftest import Figure
 from tests.engine.poisoned_child import HANG, SEGFAULT
 from tests.pictures import CAPTION, PICTURE, jpeg
 
-LIMITS = {"name": "demo", "decode_limit_s": 1.0}
+LIMITS = {"name": "demo", "decode_limit_s": 3.0}
 
 
 @pytest.fixture(scope="module")

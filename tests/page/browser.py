@@ -35,7 +35,7 @@ def open_browser() -> Iterator[Browser]:
     if chromium is None:
         pytest.skip("there is no chromium command")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
+        browser = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS), timeout=3 * TIMEOUT_MS)
         yield browser
         browser.close()
 

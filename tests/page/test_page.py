@@ -206,12 +206,19 @@ def test_dropped_picture_is_captioned_and_its_objects_are_drawn_over_it(page: Pa
     ask(page, "<OD>")
     expect(page.locator("#answer li")).to_have_count(2)
     expect(page.locator("#overlay text")).to_have_text(["red circle", "blue square"])
-    over, under = page.locator("#overlay .line").first.bounding_box(), page.locator("#preview").bounding_box()
-    assert over is not None
-    assert under is not None
-    # The circle is drawn from (60, 150) to (250, 340) of 640 × 480.
-    assert over["x"] - under["x"] == pytest.approx(60 / 640 * under["width"], abs=20)
-    assert over["y"] + over["height"] - under["y"] == pytest.approx(340 / 480 * under["height"], abs=20)
+
+    def is_over_the_circle() -> bool:
+        """What is above the picture may still move it between the two looks."""
+        over, under = page.locator("#overlay .line").first.bounding_box(), page.locator("#preview").bounding_box()
+        assert over is not None
+        assert under is not None
+        # The circle is drawn from (60, 150) to (250, 340) of 640 × 480.
+        left_px, bottom_px = over["x"] - under["x"], over["y"] + over["height"] - under["y"]
+        return left_px == pytest.approx(60 / 640 * under["width"], abs=20) and bottom_px == pytest.approx(
+            340 / 480 * under["height"], abs=20
+        )
+
+    wait_for(is_over_the_circle, what="the box to lie on the circle")
     with page.expect_response("**/process_image") as answered:
         ask(page, "<OPEN_VOCABULARY_DETECTION>", "a blue square")  # It is refused without its text.
     assert answered.value.ok
@@ -223,13 +230,18 @@ def test_dropped_picture_is_captioned_and_its_objects_are_drawn_over_it(page: Pa
 def test_what_is_drawn_over_a_picture_covers_it_whatever_its_shape(page: Page, size_px: tuple[int, int]) -> None:
     choose(page, content=encode_picture(draw_shapes(size_px, []).image, "JPEG"))
     wait_for(lambda: has_loaded(page.locator("#preview")), what="the picture")
-    shown, over = page.locator("#preview").bounding_box(), page.locator("#overlay").bounding_box()
-    assert shown is not None
-    assert over == pytest.approx(shown, abs=1)
-    assert shown["width"] / shown["height"] == pytest.approx(size_px[0] / size_px[1], rel=0.03)
+
+    def is_covered() -> bool:
+        shown, over = page.locator("#preview").bounding_box(), page.locator("#overlay").bounding_box()
+        assert shown is not None
+        ratio = shown["width"] / shown["height"]
+        return over == pytest.approx(shown, abs=1) and ratio == pytest.approx(size_px[0] / size_px[1], rel=0.03)
+
+    wait_for(is_covered, what="what is drawn to cover the picture")
 
 
 def test_region_is_drawn_with_the_pointer_or_written(page: Page) -> None:
+    expect(page.locator(".card")).to_have_count(len(NAMES))  # nothing moves any more
     choose(page)
     page.get_by_label("Prompt").select_option("<REGION_TO_DESCRIPTION>")
     wait_for(lambda: has_loaded(page.locator("#preview")), what="the picture")

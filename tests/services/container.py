@@ -73,11 +73,11 @@ class Container:
     def close(self) -> None:
         """End it, without ceremony."""
         os.kill(self._leader, 9)
-        self._nspawn.wait(30)
+        self._nspawn.wait(120)
         self._log.close()
 
     def _wait_until_booted(self) -> int:
-        deadline_s = time.monotonic() + 60
+        deadline_s = time.monotonic() + 180
         while time.monotonic() < deadline_s and self._nspawn.poll() is None:
             children = Path(f"/proc/{self._nspawn.pid}/task/{self._nspawn.pid}/children").read_text().split()
             if children:
@@ -95,7 +95,7 @@ class Container:
             ["nsenter", f"--target={leader}", *["-m", "-u", "-i", "-n", "-p", "-C", "--wdns=/", "--"], *command],
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=600,
             env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"},
             cwd="/",
             check=False,

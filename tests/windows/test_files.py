@@ -33,7 +33,7 @@ def run_pytest(windows: Windows, *arguments: str) -> str:
         "-k",
         f"not {LINUX_ONLY}",
         *paths,
-        timeout_s=200,
+        timeout_s=600,
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout

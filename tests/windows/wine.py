@@ -39,10 +39,10 @@ class Windows:
             "WINEDLLOVERRIDES": "mscoree,mshtml=",
         }
         self.drive_c = prefix / "drive_c"
-        self._run(["wineboot", "-i"], 120)
-        self._run(["wineserver", "-w"], 60)
+        self._run(["wineboot", "-i"], 600)
+        self._run(["wineserver", "-w"], 300)
         # The server and the services would outlive the first command, with its pipes in their hands.
-        self._run(["wineserver", "-p"], 30)
+        self._run(["wineserver", "-p"], 120)
         self._holder = subprocess.Popen(
             ["wine", str(BENCH / "python" / "python.exe"), "-c", HOLD],
             stdin=subprocess.PIPE,
@@ -56,10 +56,10 @@ class Windows:
     def close(self) -> None:
         """End everything that runs in it."""
         self._holder.communicate()
-        self._run(["wineserver", "-k"], 30)
+        self._run(["wineserver", "-k"], 120)
 
     def python(
-        self, *arguments: str, timeout_s: float = 60, environment: dict[str, str] | None = None
+        self, *arguments: str, timeout_s: float = 300, environment: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run the Windows Python to its end."""
         return self.run(str(BENCH / "python" / "python.exe"), *arguments, timeout_s=timeout_s, environment=environment)
@@ -69,7 +69,7 @@ class Windows:
         return self.run(str(BENCH / "nssm.exe"), *words).stdout.replace("\0", "").replace("\r", "").strip()
 
     def run(
-        self, *command: str, timeout_s: float = 60, environment: dict[str, str] | None = None
+        self, *command: str, timeout_s: float = 300, environment: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a Windows program to its end."""
         return subprocess.run(
