@@ -11,7 +11,7 @@ from tests.conftest import Figure
 def test_pictures_of_which_no_event_told_are_captioned_long_before_the_next_rescan(
     tmp_path: Path, figure: Figure
 ) -> None:
-    burst = lose_events(tmp_path, pictures=300, timeout_s=180)
+    burst = lose_events(tmp_path, pictures=300, timeout_s=150)
     assert burst.captioned == 300
     assert burst.inferences == 300
     figure(
