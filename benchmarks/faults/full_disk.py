@@ -121,7 +121,7 @@ def _go_through(
             wait_for(lambda: _says_it(daemon), 60, "the daemon to say that something is wrong")
         said = _says_it(daemon)
         with suppress(NotInTime):
-            wait_for(lambda: _is_quiet(daemon), 60, "what was begun to be given up")
+            wait_for(daemon.is_quiet, 60, "what was begun to be given up")
         before_s, before, began_s = daemon.cpu_s(), len(daemon.inferred()), time.monotonic()
         time.sleep(blocked_s)
         share = (daemon.cpu_s() - before_s) / (time.monotonic() - began_s)
@@ -138,11 +138,6 @@ def _go_through(
 
 def _count(paths: Sequence[Path]) -> int:
     return sum(sidecar(path).exists() and is_captioned_rightly(path, ENGINE.answer_bytes) for path in paths)
-
-
-def _is_quiet(daemon: DaemonProcess) -> bool:
-    queue = daemon.status()["queue"]
-    return not (queue["settling"] or queue["folder"] or queue["running"])
 
 
 def _says_it(daemon: DaemonProcess) -> bool:

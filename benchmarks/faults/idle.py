@@ -22,10 +22,6 @@ class Idle:
     resident_mb: float
 
 
-def _is_quiet(queue: dict[str, int]) -> bool:
-    return not (queue["settling"] or queue["folder"] or queue["running"])
-
-
 def stay_idle(directory: Path, pictures: int, seconds: float, rescan_s: float = 300) -> Idle:
     """Caption pictures, then watch them for so long."""
     folder = directory / "pictures"
@@ -33,7 +29,7 @@ def stay_idle(directory: Path, pictures: int, seconds: float, rescan_s: float = 
     write_jpegs(folder, range(pictures))
     with DaemonProcess(directory / "home", watching(folder, rescan_s=rescan_s), fake=FakeSettings()) as daemon:
         wait_for(lambda: count_sidecars(folder) == pictures, 60 + pictures / 20, "every caption", every_s=0.2)
-        wait_for(lambda: _is_quiet(daemon.status()["queue"]), 60, "nothing to be under way")
+        wait_for(daemon.is_quiet, 60, "nothing to be under way")
         before, before_s, began_s = len(daemon.inferred("begun")), daemon.cpu_s(), time.monotonic()
         time.sleep(seconds)
         return Idle(

@@ -135,6 +135,11 @@ class DaemonProcess:
         found: dict[str, Any] = self.get("/status")
         return found
 
+    def is_quiet(self) -> bool:
+        """Whether no picture of a folder settles, waits or is at the engine."""
+        queue = self.status()["queue"]
+        return not (queue["settling"] or queue["folder"] or queue["running"])
+
     def failures(self) -> dict[str, str]:
         """The reasons of what was not captioned, by path."""
         return {each["path"]: each["reason"] for each in self.status()["failures"]}

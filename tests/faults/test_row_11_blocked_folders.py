@@ -18,7 +18,7 @@ def assert_it_went_on(found: Blocked, figure: Figure) -> None:
     assert found.while_blocked < PICTURES
     assert found.captioned == PICTURES
     assert found.kept
-    assert found.cpu_share < 0.2  # as no busy loop has, on a busy machine either; benchmarks.soak measures it in peace
+    assert found.cpu_share < 0.05  # on a busy machine; benchmarks.soak measures it in peace
     figure(
         f"{found.captioned} of {PICTURES} captioned {found.recovery_s:.1f} s after it was well again; "
         f"{100 * found.cpu_share:.1f} % of a core while blocked"

@@ -114,7 +114,8 @@ def test_stop_does_not_wait_for_a_model_that_loads(start: StartDaemon, folder: P
     began_s = time.monotonic()
     assert daemon.stop() == 0
     stopped_s = time.monotonic() - began_s
-    assert "is given up" not in daemon.text(), "it waits neither for the model nor for what runs"
+    assert stopped_s < 40, "it waits neither for the model nor for its drain"
+    assert "is given up" not in daemon.text()
     person.join()
     assert (answers[0].status_code, answers[0].headers["Retry-After"]) == (503, "10")
     start(FakeSettings())
