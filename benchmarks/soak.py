@@ -23,6 +23,7 @@ from pathlib import Path
 from benchmarks.faults import mounts
 from benchmarks.faults.burst import lose_events
 from benchmarks.faults.clients import load_with_clients
+from benchmarks.faults.cluster import count_other_captions, run_trial, why_no_namespaces
 from benchmarks.faults.findings import Finding, keep_findings, load_findings, run_tests
 from benchmarks.faults.full_disk import fill_the_disk, forbid, make_read_only
 from benchmarks.faults.idle import stay_idle
@@ -180,6 +181,27 @@ def trees(_: Path) -> Finding:
     return _finding(held, "1,000,000 files in 10,000 folders: " + "; ".join(said) + load)
 
 
+def cluster(directory: Path) -> Finding:
+    """Two Ray nodes; an engine, a worker, a node and the driver are killed, each in the middle of a run."""
+    if reason := why_no_namespaces():
+        return Finding.now("skipped", reason)
+    texts, held = [], True
+    for fault, apart in (*((each, False) for each in ("engine", "worker", "node", "driver")), ("node", True)):
+        place = directory / f"{fault}{apart}"
+        place.mkdir()
+        found = run_trial(place, fault, 300, apart=apart)
+        held = held and (found.code, found.lost, found.written_twice) == (0, 0, 0) and found.twice <= found.allowed
+        texts.append(
+            f"{fault} killed{' (results in Parquet)' if apart else ''}: lost {found.lost}, captioned twice "
+            f"{found.twice} of at most {found.allowed}"
+        )
+        say(f"cluster: {texts[-1]}, {found.seconds:.0f} s")
+    (directory / "captions").mkdir()
+    others = count_other_captions(directory / "captions", 60)
+    texts.append(f"60 pictures by the demo model with a node killed: {others} captions other than one machine's")
+    return _finding(held and not others, "two Ray nodes, 300 pictures each time; " + "; ".join(texts))
+
+
 PARTS = {
     "kills": Part("200 random kills over 500 pictures", 6, kills),
     "calls": Part("kills at chosen system calls", 2, calls),
@@ -190,6 +212,7 @@ PARTS = {
     "clients": Part("64 clients for 10 minutes", 10, clients),
     "requests": Part("10,000 malformed requests", 4, requests),
     "idle": Part("10 idle minutes", 11, idle),
+    "cluster": Part("kills on two Ray nodes", 7, cluster),
 }
 TESTS_MINUTES = 5.0
 

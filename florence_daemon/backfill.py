@@ -5,19 +5,21 @@ from __future__ import annotations
 import concurrent.futures
 import itertools
 import os
+import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from florence_daemon.config import Config, FolderConfig, ModelConfig
+import attrs
+
+from florence_daemon.config import Config, FolderConfig
 from florence_daemon.config_output import OutputConfig
 from florence_daemon.daemon import Works
-from florence_daemon.engine.protocol import Done, Stages
+from florence_daemon.engine.protocol import Done
 from florence_daemon.errors import (
     CheckpointError,
     ConfigError,
@@ -36,22 +38,19 @@ from florence_daemon.folders.inherited import Inherited
 from florence_daemon.folders.ledger import SET_ASIDE, Ledger
 from florence_daemon.folders.names import is_image_name
 from florence_daemon.folders.needs import Makes, Needs, leaves_existing, owner_of, shared_sidecar
-from florence_daemon.folders.records import Entry, Making, making_of, prompt_of, shape_of
+from florence_daemon.folders.records import Entry, making_of
 from florence_daemon.folders.scan import Listing, list_directories
 from florence_daemon.folders.settle import stamp_of
 from florence_daemon.overrides import Settings
-from florence_daemon.quality import other_asks, with_others
+from florence_daemon.peer import first_offer
 from florence_daemon.queue import Image, Job, JobQueue, Kind
-from florence_daemon.sidecar_writer import SidecarWriter
 from florence_daemon.worker import reason_of
 
-if TYPE_CHECKING:
-    from florence_daemon.client import Client
-
-# Images that are looked up ahead: more than any engine takes at once; only their paths are held.
-WINDOW = 128
-# Pictures that are sent to one server at once: they are held in memory, and take half of its places (`max_queued`).
-SENDERS = 16
+# Images that are looked up ahead: more than six GPUs take at once; only their paths are held.
+WINDOW = 512
+# Seconds between two looks whether it is to stop, and until images are tried again for which no server answered.
+LOOK_S = 0.2
+OUTAGE_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -106,6 +105,7 @@ class Backfill:
         self._needs = Needs(ledger, makes)
         self._overwrite = overwrite or "never"
         self._on_unreadable = on_unreadable
+        self.found = 0  # pictures that the last look has come upon so far, whether they need something or not
 
     def images(self, *, cleans: bool = False) -> Iterator[tuple[Image, FlorenceError | None]]:
         """The images that need something, each with the reason if it cannot have it; found by looking at each call.
@@ -113,7 +113,9 @@ class Backfill:
         A directory at a time is in memory, and the ledger is asked once for each. cleans: what processes that were
         killed left unfinished there is removed.
         """
+        self.found = 0
         for root, listing in self._listings():
+            self.found += len(listing.images)
             if cleans:
                 remove_left_behind(listing.directory, listing.names)
             yield from self._images_of(listing, root)
@@ -198,19 +200,26 @@ class Backfill:
         return None
 
     def run(
-        self, submit: Callable[[Image], Future[Done]], is_stopped: Callable[[], bool] = lambda: False
+        self,
+        submit: Callable[[Image], Future[Done]],
+        is_stopped: Callable[[], bool] = lambda: False,
+        outage: Outage | None = None,
     ) -> Iterator[Outcome]:
         """Hand each image to `submit`, a few ahead, and yield what became of it as it ends.
 
         Once `is_stopped` says so, no more are started, and it ends with those that the model is at.
+        outage: how to wait while the model cannot be had; None does not.
 
         Raises: CheckpointError, ServerError, DiskFull when nothing can be captioned at all.
         """
         running: dict[Future[Done], Image] = {}
         images = self.images(cleans=True)
         is_exhausted = False
-        while running or not (is_exhausted or is_stopped()):
-            while len(running) < WINDOW and not is_exhausted and not is_stopped():
+        while running or (not is_stopped() and (not is_exhausted or (outage is not None and outage.images))):
+            again = outage.take(is_idle=not running) if outage is not None and not is_stopped() else []
+            running |= {submit(image): image for image in again}
+            has_place = outage is None or not outage.images
+            while has_place and len(running) < WINDOW and not is_exhausted and not is_stopped():
                 image, reason = next(images, (None, None))
                 if image is None:
                     is_exhausted = True
@@ -220,9 +229,11 @@ class Backfill:
                     running[submit(image)] = image
             if is_stopped():
                 running = {future: image for future, image in running.items() if not future.cancel()}
-            ended, _ = concurrent.futures.wait(running, 0.2, concurrent.futures.FIRST_COMPLETED)
+            ended, _ = concurrent.futures.wait(running, LOOK_S, concurrent.futures.FIRST_COMPLETED)
             for future in ended:
-                yield _outcome(running.pop(future), future)
+                image = running.pop(future)
+                if outage is None or not outage.holds_up(image, future):
+                    yield _outcome(image, future)
 
 
 def _outcome(image: Image, future: Future[Done]) -> Outcome:
@@ -234,66 +245,54 @@ def _outcome(image: Image, future: Future[Done]) -> Outcome:
         return Outcome(image, error=error)
 
 
-class ServerCaptioner:
-    """Captions images through running daemons: the pictures travel, the sidecars are written here."""
+class Outage:
+    """The images that wait because no server answers. images: they are tried again, in their order, after a pause."""
 
-    def __init__(self, clients: Sequence[Client], writer: SidecarWriter) -> None:
-        self._clients = itertools.cycle(clients)
-        self._writer = writer
-        self._pool = concurrent.futures.ThreadPoolExecutor(SENDERS * len(clients), thread_name_prefix="send")
+    def __init__(self, say: Callable[[str], None], sleep: Callable[[float], None] = time.sleep) -> None:
+        """say: told once when the servers go, and when one is back."""
+        self._say = say
+        self._sleep = sleep
+        self._is_told = False
+        self.images: list[Image] = []
 
-    def submit(self, image: Image) -> Future[Done]:
-        """Send one image to the next server in turn."""
-        return self._pool.submit(self._caption, image, next(self._clients))
+    def holds_up(self, image: Image, ended: Future[Done]) -> bool:
+        """Take an image whose turn ended because no server answers; false for any other end."""
+        error = ended.exception()
+        if isinstance(error, CheckpointError):
+            self.images.append(image)
+            if not self._is_told:
+                self._say(f"{error}; what is left waits until a server answers")
+            self._is_told = True
+            return True
+        if self._is_told and error is None and not self.images:  # else it may have been answered before
+            self._say("a server answers again")
+            self._is_told = False
+        return False
 
-    def close(self) -> None:
-        """Wait for what is on its way; drop what is not."""
-        self._pool.shutdown(cancel_futures=True)
-
-    def _caption(self, image: Image, client: Client) -> Done:
-        asks = asks_of(image.outputs)
-        done = Done(0, client.ask(image.path, asks, priority="backfill"), _size_px(image), Stages())
-        # The server gives what the model said; to ask once more for what is no caption is up to who writes it.
-        others = other_asks(asks, done, ModelConfig())
-        if others:
-            done = with_others(done, replace(done, answers=client.ask(image.path, others, priority="backfill")))
-        self._writer.write(image, done)
-        return done
-
-
-def _size_px(image: Image) -> tuple[int, int]:
-    """The upright picture's size, which a server does not tell, where a sidecar says it. Raises: PictureError."""
-    if not any(output.is_structured for output in image.outputs):
-        return (0, 0)
-    from florence_daemon.engine.preprocess import read_header
-
-    return read_header(image.path).size_px
+    def take(self, *, is_idle: bool) -> list[Image]:
+        """Those to be tried now. is_idle: nothing else is under way, so there is time for a pause before."""
+        if not self.images or not is_idle:
+            return []
+        self._sleep(OUTAGE_S)
+        again, self.images = sorted(self.images, key=lambda image: image.path), []
+        return again
 
 
-def makes_of(config: Config, servers: Sequence[str]) -> Makes:
-    """How outputs are made: here, or at the first of these servers, which tells its model but not its settings."""
-    if not servers:
-        return partial(making_of, config.model)
-    from florence_daemon.client import open_client
+def makes_of(config: Config) -> Makes:
+    """How outputs are made: by the settings, or as the first of the servers says that answers.
 
-    model = cache(open_client(servers[0], config.server).model)
-    return lambda output: Making(model(), prompt_of(output), shape_of(output))
+    What is returned asks it once, when it is needed. Raises, then: ServerError when none answers.
+    """
+    model = config.model
+    if not model.server:
+        return partial(making_of, model)
+    served = cache(lambda: first_offer(model.server, model.server_token).served)
+    return lambda output: making_of(attrs.evolve(model, **asdict(served())), output)
 
 
 @contextmanager
-def open_captioner(work: Backfill, config: Config, servers: Sequence[str]) -> Iterator[Callable[[Image], Future[Done]]]:
-    """Give the function that captions an image: through these servers, or, with none, an engine of this process."""
-    if servers:
-        from florence_daemon.client import open_client
-
-        clients = [open_client(server, config.server) for server in servers]
-        captioner = ServerCaptioner(clients, SidecarWriter(work.ledger, work.makes))
-        try:
-            yield captioner.submit
-        finally:
-            captioner.close()
-            work.ledger.flush()
-        return
+def open_captioner(work: Backfill, config: Config) -> Iterator[Callable[[Image], Future[Done]]]:
+    """Give the function that captions an image, with the engines of this process: they load a model, or ask servers."""
     works = Works(config, JobQueue(config.server.max_queued), work.ledger)
     works.start()
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Sequence
 from typing import Any
 
-from florence_daemon.backfill import Backfill, Outcome, open_captioner
+from florence_daemon.backfill import Backfill, Outage, Outcome, open_captioner
 from florence_daemon.config import Config
 from florence_daemon.errors import DiskFull
 from florence_daemon.folders.sidecars import sidecar_path
 from florence_daemon.logs import printable
+from florence_daemon.peer import first_offer
 from florence_daemon.reporting import open_progress
 from florence_daemon.signals import StopSignal
 
@@ -35,10 +35,15 @@ def list_work(work: Backfill, *, as_json: bool) -> int:
     return 0
 
 
-def run_backfill(work: Backfill, config: Config, servers: Sequence[str], *, as_json: bool) -> int:
-    """Caption everything, here or through `servers`; return the exit code."""
+def run_backfill(work: Backfill, config: Config, *, as_json: bool) -> int:
+    """Caption everything, here or through the servers of the configuration; return the exit code.
+
+    Raises: ServerError when none of them answers.
+    """
     # The failures are listed at the end; a line for each would run through the progress bar.
     logging.getLogger("florence_daemon.job_log").setLevel(logging.ERROR)
+    if config.model.server:
+        first_offer(config.model.server, config.model.server_token)
     total = sum(1 for _ in work.images())
     if not total:
         _say("nothing to do: every picture has its sidecars")
@@ -47,7 +52,7 @@ def run_backfill(work: Backfill, config: Config, servers: Sequence[str], *, as_j
     failures: list[Outcome] = []
     full: DiskFull | None = None
     try:
-        _run(work, config, servers, total, signals, failures, as_json=as_json)
+        _run(work, config, total, signals, failures, as_json=as_json)
     except KeyboardInterrupt:
         _say("stopped at once; the same command takes up there")
         return EXIT_INTERRUPTED
@@ -67,7 +72,6 @@ def run_backfill(work: Backfill, config: Config, servers: Sequence[str], *, as_j
 def _run(
     work: Backfill,
     config: Config,
-    servers: Sequence[str],
     total: int,
     signals: StopSignal,
     failures: list[Outcome],
@@ -87,8 +91,8 @@ def _run(
         return signals.is_set
 
     try:
-        with open_captioner(work, config, servers) as submit:
-            for outcome in work.run(submit, is_stopped):
+        with open_captioner(work, config) as submit:
+            for outcome in work.run(submit, is_stopped, Outage(_say) if config.model.server else None):
                 progress.advance(failed=outcome.error is not None)
                 if outcome.error is not None:
                     failures.append(outcome)

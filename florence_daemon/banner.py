@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.text import Text
 
 from florence_daemon import __version__
-from florence_daemon.config import Config
+from florence_daemon.config import Config, ModelConfig
 from florence_daemon.config_checks import is_loopback
 from florence_daemon.config_file import state_directory
 from florence_daemon.logs import printable
@@ -30,15 +30,19 @@ def banner_lines(config: Config, address: str, file: Path | None) -> list[Text]:
     folders = [Text(line) for line in _folders(config)]
     return [
         Text.assemble(("Florence Daemon", "bold"), f" {__version__}; Ctrl-C ends it"),
-        *labelled(
-            "model", [Text.assemble((config.model.name, "bold"), ", ", _say_loading(config.model.idle_unload_s))]
-        ),
+        *labelled("model", [_say_model(config.model)]),
         *labelled("address", [Text.assemble((address, "bold"), f" for programs, and the page; {who}, {token}")]),
         *labelled("folders", folders or [Text("none; name some in the configuration, or with --watch DIR")]),
         *labelled("config", [Text(f"{printable(str(file))}, read again when it changes" if file else "no file")]),
         *labelled("ledger", [Text(printable(str(ledger)))]),
         Text(""),
     ]
+
+
+def _say_model(model: ModelConfig) -> Text:
+    if model.server:
+        return Text.assemble("that of ", (", ".join(model.server), "bold"))
+    return Text.assemble((model.name, "bold"), ", ", _say_loading(model.idle_unload_s))
 
 
 def _say_loading(idle_unload_s: float) -> str:

@@ -15,10 +15,10 @@ from pathlib import Path
 from florence_daemon.bench import KINDS, Bench, Facts, OpenEngine, Plan, Row, choose, join, make_trials, sum_up
 from florence_daemon.bench_report import BenchReport, report_lines
 from florence_daemon.config import Config, FolderConfig
-from florence_daemon.daemon import engine_limits, engine_settings
 from florence_daemon.engine.handle import resident_bytes
 from florence_daemon.engine.process import Engine
 from florence_daemon.engine.protocol import Ask, Done, EngineSettings
+from florence_daemon.engines import engine_limits, engine_settings
 from florence_daemon.errors import UsageError
 from florence_daemon.folders.names import is_image_name
 from florence_daemon.folders.scan import find_images

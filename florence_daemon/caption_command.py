@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from florence_daemon.config import Config
-from florence_daemon.daemon import engine_limits, engine_settings
+from florence_daemon.engine.pool import Pool
 from florence_daemon.engine.process import Engine
 from florence_daemon.engine.protocol import Ask
+from florence_daemon.engines import engine_limits, engine_settings, open_pool
 from florence_daemon.errors import CheckpointError, FlorenceError, ServerError
 from florence_daemon.logs import printable
 
@@ -34,7 +35,11 @@ def ask_server(server: str, config: Config) -> Iterator[Callable[[str, Ask], Res
 @contextmanager
 def ask_engine(config: Config) -> Iterator[Callable[[str, Ask], Result]]:
     """Answer with an engine of this process, which ends with it."""
-    engine = Engine(engine_settings(config), idle_unload_s=-1, limits=engine_limits(config))
+    engine: Engine | Pool
+    if config.model.server:
+        engine = open_pool(config)
+    else:
+        engine = Engine(engine_settings(config), idle_unload_s=-1, limits=engine_limits(config))
     try:
         yield lambda image, ask: engine.submit(image, (ask,)).result().answers[0].result
     finally:

@@ -175,7 +175,8 @@ def check_config(
     found = config_file.find_file(file, os.environ)
     settings = config_file.load(found, os.environ)
     print(f"{found or 'no configuration file; the defaults'}: ok")
-    print(f"model {settings.model.name}, HTTP at {settings.server.host}:{settings.server.port}")
+    model = ", ".join(settings.model.server) or settings.model.name
+    print(f"model {model}, HTTP at {settings.server.host}:{settings.server.port}")
     for folder in settings.folders:
         writes = ", ".join(f"{' and '.join(output.prompt_names)} to {output.ending}" for output in folder.outputs)
         print(f"{folder.path}: {writes}{'' if folder.path.is_dir() else ' (not there yet)'}")

@@ -1,31 +1,24 @@
-"""Ask a Florence Daemon over HTTP. The only user of httpx."""
+"""Ask a Florence Daemon over HTTP, as a command does for a person."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from email.utils import parsedate_to_datetime
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
-
-import httpx
+from urllib.parse import urlsplit
 
 from florence_daemon import config_file
 from florence_daemon.config import ServerConfig
 from florence_daemon.config_checks import is_loopback
+from florence_daemon.connection import Connection, Response, Unreachable, error_text, pause_s
 from florence_daemon.engine.protocol import Answer, Ask
 from florence_daemon.errors import ConfigError, EngineError, FlorenceError, PictureError, PromptError, ServerError
 
-# Loading the model counts, so the read time-out is the server's business; this one is for a server that is gone.
-READ_S = 900.0
-CONNECT_S = 5.0
-# How often a busy server is asked again before that is an error, and the longest pause before each time.
+# How often a busy server is asked again before that is an error.
 MAX_TRIES = 120
-MAX_PAUSE_S = 30.0
-BUSY = (429, 503)
 T = TypeVar("T")
 # The token that is sent, the first of these that is set; in the environment, since `ps` shows everybody a command line.
 TOKEN_VARIABLES = (config_file.ENV_CLIENT, "VISION_TOKEN")
@@ -36,14 +29,19 @@ def open_client(server: str, config: ServerConfig | None = None) -> Client:
 
     Raises: ServerError when `server` is no URL.
     """
-    token = next((os.environ[name] for name in TOKEN_VARIABLES if os.environ.get(name)), None)
-    client = Client(server, token)
-    if token is None:
-        settings = config or _configured(os.environ)
-        # Another server must not learn this one's token, nor another program on this machine.
-        is_own = client.url.port == settings.port and (is_loopback(client.url.host) or client.url.host == settings.host)
-        client.authorize(settings.required_token if is_own else None)
-    return client
+    return Client(server, token_for(server, config))
+
+
+def token_for(server: str, config: ServerConfig | None = None) -> str | None:
+    """The token to send there: the environment's, or our own daemon's to itself."""
+    given = next((os.environ[name] for name in TOKEN_VARIABLES if os.environ.get(name)), None)
+    if given is not None:
+        return given
+    parts, settings = urlsplit(server if "://" in server else f"http://{server}"), config or _configured(os.environ)
+    host = parts.hostname or ""
+    # Another server must not learn this one's token, nor another program on this machine.
+    is_own = parts.port == settings.port and (is_loopback(host) or host == settings.host.lower())
+    return settings.required_token if is_own else None
 
 
 def _configured(environ: Mapping[str, str]) -> ServerConfig:
@@ -59,33 +57,9 @@ class Client:
 
     def __init__(self, server: str, token: str | None = None) -> None:
         """token: what the server asks for. Raises: ServerError when `server` is no URL."""
-        self.server = server.rstrip("/") if "://" in server else f"http://{server}".rstrip("/")
-        try:
-            self._http = httpx.Client(
-                base_url=self.server,
-                timeout=httpx.Timeout(READ_S, connect=CONNECT_S),
-                mounts=_without_proxy(httpx.URL(self.server)),
-            )
-        except (httpx.InvalidURL, ValueError) as error:
-            raise ServerError(
-                f"--server {server}: this is not an address like http://127.0.0.1:54880: {error}"
-            ) from None
-
-        self.authorize(token)
-
-    @property
-    def url(self) -> httpx.URL:
-        """The server's address."""
-        return self._http.base_url
-
-    def authorize(self, token: str | None) -> None:
-        """Send `token` from now on."""
-        if token is not None:
-            self._http.headers["Authorization"] = f"Bearer {token}"
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
+        self._connection = Connection(server, token)
+        self.server, self.url = self._connection.server, self._connection.url
+        self.authorize, self.close = self._connection.authorize, self._connection.close
 
     def model(self) -> str:
         """The name of the model that answers there."""
@@ -122,38 +96,31 @@ class Client:
         form: dict[str, Any] = {"prompt": [ask.prompt for ask in asks], "priority": priority}
         form |= {name: str(value) for name, value in settings.items() if value is not None}
         for _ in range(MAX_TRIES):
-            with self._reachable():
-                response = self._http.post("/process_image", data=form, files={"image": ("image", content)})
-            pause_s = _pause_s(response)
-            if pause_s is None:
+            response = self._send("POST", "/process_image", data=form, files={"image": ("image", content)})
+            seconds = pause_s(response)
+            if seconds is None:
                 return _answers(self._checked(response, dict), asks)
-            time.sleep(pause_s)
-        raise ServerError(f"{self.server}: still busy after {MAX_TRIES} tries: {_error_text(response)}")
+            time.sleep(seconds)
+        raise ServerError(f"{self.server}: still busy after {MAX_TRIES} tries: {error_text(response)}")
 
     def act(self, action: str, path: str | None) -> dict[str, int]:
         """Have the server `retry`, `forget` or `rescan` what is at `path`, or everything; return its counts."""
         # Bytes of a name that are not UTF-8 can be escaped in JSON, and cannot be sent otherwise.
         body = json.dumps({} if path is None else {"path": path})
-        with self._reachable():
-            response = self._http.post(f"/{action}", content=body, headers={"Content-Type": "application/json"})
+        response = self._send("POST", f"/{action}", content=body, headers={"Content-Type": "application/json"})
         return self._checked(response, dict)
 
     def _get(self, path: str, kind: type[T]) -> T:
-        with self._reachable():
-            response = self._http.get(path)
-        return self._checked(response, kind)
+        return self._checked(self._send("GET", path), kind)
 
-    @contextmanager
-    def _reachable(self) -> Iterator[None]:
+    def _send(self, method: str, path: str, **content: Any) -> Response:
         try:
-            yield
-        except httpx.HTTPError as error:
-            raise ServerError(
-                f"{self.server}: no Florence Daemon answers there ({error or type(error).__name__}); "
-                "start one with `florence-daemon run`, or name another with --server"
-            ) from None
+            return self._connection.send(method, path, **content)
+        except Unreachable as error:
+            hint = "start one with `florence-daemon run`, or name another with --server"
+            raise ServerError(f"{error}; {hint}") from None
 
-    def _checked(self, response: httpx.Response, kind: type[T]) -> T:
+    def _checked(self, response: Response, kind: type[T]) -> T:
         if not response.is_success:
             raise self._refused(response)
         try:
@@ -164,9 +131,9 @@ class Client:
             raise ServerError(f"{self.server}: what answers there is not a Florence Daemon")
         return media
 
-    def _refused(self, response: httpx.Response) -> FlorenceError:
+    def _refused(self, response: Response) -> FlorenceError:
         """The error that an answer stands for: this picture's own, or one that every other would meet too."""
-        text = _error_text(response)
+        text = error_text(response)
         if response.status_code in (400, 413):
             return PromptError(text) if text.startswith("Invalid prompt") else PictureError(text)
         if text.startswith("Error processing image"):
@@ -174,23 +141,6 @@ class Client:
         if response.status_code == 401:
             text = f"it wants its token, server.token; set {' or '.join(TOKEN_VARIABLES)} in the environment"
         return ServerError(f"{self.server}: {response.status_code}: {text}")
-
-
-def _without_proxy(url: httpx.URL) -> dict[str, None]:
-    """Ask this machine itself, whatever HTTP_PROXY says: no proxy could reach it, and each would be told the token."""
-    return {f"all://{url.netloc.decode('ascii')}": None} if is_loopback(url.host) else {}
-
-
-def _pause_s(response: httpx.Response) -> float | None:
-    """How long to wait before asking a busy server again; None when it is not busy, or does not want to be asked."""
-    wanted = response.headers.get("Retry-After", "")
-    if response.status_code not in BUSY or not wanted:
-        return None
-    try:
-        pause_s = float(wanted) if wanted.isdigit() else parsedate_to_datetime(wanted).timestamp() - time.time()
-    except ValueError:
-        return None
-    return min(MAX_PAUSE_S, max(1.0, pause_s))
 
 
 def _answers(media: dict[str, Any], asks: Sequence[Ask]) -> tuple[Answer, ...]:
@@ -201,13 +151,6 @@ def _answers(media: dict[str, Any], asks: Sequence[Ask]) -> tuple[Answer, ...]:
         Answer(ask.prompt, each["result"], is_cut=each.get("flaw") == "cut")
         for ask, each in zip(asks, results, strict=True)
     )
-
-
-def _error_text(response: httpx.Response) -> str:
-    try:
-        return str(response.json()["detail"])
-    except (ValueError, KeyError, TypeError):
-        return response.text[:200] or response.reason_phrase
 
 
 def _read(path: str) -> bytes:

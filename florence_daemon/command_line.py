@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from enum import Enum
@@ -115,6 +116,14 @@ class DatasetFormat(str, Enum):
     webdataset = "webdataset"
 
 
+class ResultFormat(str, Enum):
+    """What a backfill on a cluster can put its results into."""
+
+    parquet = "parquet"
+    jsonl = "jsonl"
+    webdataset = "webdataset"
+
+
 class Placing(str, Enum):
     """How pictures get into a data set that has a folder of its own."""
 
@@ -152,7 +161,7 @@ def read_settings(
     folders = tuple(FolderConfig(path=path.absolute()) for path in watch)
     return attrs.evolve(
         settings,
-        model=with_given(settings.model, name=model),
+        model=with_given(settings.model, name=model, server=None if model is None else ()),
         server=with_given(settings.server, host=host, port=port),
         folders=(*settings.folders, *folders),
     )
@@ -171,10 +180,68 @@ def with_given(section: Section, **given: Any) -> Section:
         raise kind(f"--{error.setting.replace('_', '-')}: {error}") from None
 
 
+def with_servers(config: Config, servers: Sequence[str]) -> Config:
+    """The configuration with these servers, which the command line names; each with what it asks for.
+
+    Raises: UsageError when one is no address, or each of them wants a token of its own.
+    """
+    if not servers:
+        return config
+    import attrs
+
+    from florence_daemon.client import token_for
+
+    addresses = tuple(server.rstrip("/") if "://" in server else f"http://{server.rstrip('/')}" for server in servers)
+    # A server that the configuration does not name must not learn the token of those that it does.
+    own = config.model.server_token if set(addresses) <= set(config.model.server) else None
+    tokens = {token_for(address, config.server) or own for address in addresses}
+    if len(tokens) > 1:
+        raise UsageError("--server: they ask for different tokens; set FLORENCE_DAEMON_TOKEN to one that all take")
+    model = with_given(config.model, server=addresses, server_token=tokens.pop())
+    # Nothing listens here, so no address can be this process' own.
+    return attrs.evolve(config, model=model, server=attrs.evolve(config.server, port=0))
+
+
+def refuse_servers(config: Config, what: str, where: str = "on this machine") -> None:
+    """Refuse what needs a model of its own, where the configuration has servers instead. Raises: UsageError."""
+    if config.model.server:
+        names = ", ".join(config.model.server)
+        raise UsageError(f"{what} needs the model {where}, and model.server names {names}: give --model")
+
+
 def refuse_both(model: str | None, server: object) -> None:
     """Refuse --model together with --server. Raises: UsageError."""
     if server and model:
         raise UsageError("--model and --server do not go together: a server answers with the model it was started with")
+
+
+def refuse_estimate(*, estimate: bool, dry_run: bool, gpus: int | None) -> None:
+    """Refuse what does not go together with an estimate, or not without one. Raises: UsageError."""
+    if not estimate and gpus is not None:
+        raise UsageError("--gpus goes with --estimate: a backfill itself takes the GPUs that model.device names")
+    if estimate and dry_run:
+        raise UsageError("--estimate and --dry-run do not go together: one says how long it takes, one lists what")
+
+
+def has_address(paths: Sequence[str]) -> bool:
+    """Tell whether one of these is in a store, as `s3://bucket/photos`, and not on this machine."""
+    return any(re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path) for path in paths)
+
+
+def refuse_without_ray(paths: Sequence[str], ray: str | None, server: object, **of_ray: object) -> None:
+    """Refuse what needs a cluster when there is none, and what one has no use for. Raises: UsageError."""
+    if ray is None:
+        given = next((name for name, value in of_ray.items() if value is not None), None)
+        if given is not None:
+            option = f"--{given.replace('_', '-')}"
+            raise UsageError(f"{option} goes with --ray; for this machine alone give --ray local {option}")
+        address = next((path for path in paths if has_address([path])), None)
+        if address is not None:
+            raise UsageError(f"{address} is no folder of this machine; add --ray local to work on it from here")
+    elif server:
+        raise UsageError("--ray and --server do not go together: each engine of the cluster has the model itself")
+    elif of_ray["format"] is not None and of_ray["to"] is None:
+        raise UsageError("--format goes with --to PLACE: without it, sidecars are written")
 
 
 def read_outputs(

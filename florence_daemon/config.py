@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import attrs
 from attrs import field, frozen
 
 from florence_daemon.config_checks import (
+    BadSetting,
     MissingToken,
     bearer_token,
     between,
-    device_name,
+    device_names,
     host_names,
     image_hosts,
     is_loopback,
@@ -19,6 +21,7 @@ from florence_daemon.config_checks import (
     not_empty,
     one_of,
     origin_addresses,
+    server_addresses,
 )
 from florence_daemon.config_output import DEFAULT_OUTPUTS, RULES, OutputConfig, distinct_extensions
 
@@ -34,8 +37,9 @@ class ModelConfig:
     name: str = field(default="MiaoshouAI/Florence-2-large-PromptGen-v2.0", validator=not_empty)
     # Branch, tag or commit of the Hub repository; null takes its main branch.
     revision: str | None = None
-    # auto (CUDA where there is one, else the CPU), cpu, cuda, cuda:1, mps.
-    device: str = field(default="auto", validator=device_name)
+    # auto (CUDA where there is one, else the CPU), cpu, cuda, cuda:1, mps; all (every GPU of the machine), or a list,
+    # [cuda:0, cuda:1]: each has an engine process and a model of its own, and work goes to whichever is free.
+    device: str | tuple[str, ...] = field(default="auto", validator=device_names)
     # auto (float16 on a GPU; on a CPU int8 where `florence-daemon quantize` has proved it, else float32), float32,
     # float16, bfloat16, int8.
     precision: str = field(default="auto", validator=one_of("auto", "float32", "float16", "bfloat16", "int8"))
@@ -67,6 +71,15 @@ class ModelConfig:
     load_limit_s: float = field(default=3600.0, validator=between(1, 7 * 24 * 3600))
     # true never asks the Hub: the checkpoint must be on this machine already.
     offline: bool = False
+    # Florence Daemons whose model is asked instead of one here, as in [http://gpu-box:54880]; one address or a list of
+    # them, which share the work. name, revision, device, precision, engine, image_size, fast_decode, max_batch and
+    # offline are theirs then. Empty loads the model here.
+    server: tuple[str, ...] = field(default=(), validator=server_addresses)
+    # The token that they ask for, their server.token; null sends none.
+    server_token: str | None = field(default=None, validator=attrs.validators.optional(bearer_token), repr=False)
+    # original (pictures are sent to them as they are), resized (as large as their model sees them: a fraction of the
+    # bytes, decoded here, with the same answers).
+    send: str = field(default="original", validator=one_of("original", "resized"))
 
 
 @frozen
@@ -152,6 +165,13 @@ class StateConfig:
     dir: Path | None = None
 
 
+def _leads_to(address: str, server: ServerConfig) -> bool:
+    """Tell whether an address is plainly this server's own; by another name of the machine it may be so still."""
+    parts = urlsplit(address)
+    is_here = is_loopback(parts.hostname or "") or parts.hostname == server.host.lower()
+    return is_here and server.port != 0 and (parts.port or 80) == server.port
+
+
 @frozen
 class Config:
     """Everything that can be set."""
@@ -160,3 +180,8 @@ class Config:
     server: ServerConfig = field(factory=ServerConfig)
     folders: tuple[FolderConfig, ...] = ()
     state: StateConfig = field(factory=StateConfig)
+
+    def __attrs_post_init__(self) -> None:
+        own = next((server for server in self.model.server if _leads_to(server, self.server)), None)
+        if own is not None:
+            raise BadSetting("model", f"server: {own!r} is this daemon itself; name the one that has the model")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from typing import Any
+from urllib.parse import urlsplit
 
 import attrs
 
@@ -49,9 +50,25 @@ def one_of(*choices: str) -> Any:
     return check
 
 
-def device_name(_: Any, attribute: attrs.Attribute[Any], value: str) -> None:
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
-        raise BadSetting(attribute.name, f"{value!r} is not known; give auto, cpu, cuda, cuda:1, … or mps")
+def device_names(_: Any, attribute: attrs.Attribute[Any], value: str | tuple[str, ...]) -> None:
+    """Accept a device, or several: `auto` and `all` stand alone, and no GPU is given twice."""
+    if isinstance(value, str):
+        _check_device(attribute.name, value, r"auto|all|cpu|mps|cuda(:\d+)?", "auto, cpu, cuda, cuda:1, … mps, or all")
+        return
+    if not value:
+        raise BadSetting(attribute.name, "must not be empty; leave the line out to get the default")
+    for name in value:
+        _check_device(
+            attribute.name, name, r"cpu|mps|cuda:\d+", "of several devices cpu, cuda:0, cuda:1, … or mps each"
+        )
+    twice = next((name for name in value if name != "cpu" and value.count(name) > 1), None)
+    if twice is not None:
+        raise BadSetting(attribute.name, f"{twice!r} is given twice; a GPU is kept busy by one engine")
+
+
+def _check_device(setting: str, name: str, pattern: str, known: str) -> None:
+    if not re.fullmatch(pattern, name):
+        raise BadSetting(setting, f"{name!r} is not known; give {known}")
 
 
 def not_empty(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -71,6 +88,22 @@ def bearer_token(_: Any, attribute: attrs.Attribute[Any], value: str) -> None:
     # What RFC 6750 allows in a header. The token itself stays out of the message, which goes to logs.
     if not re.fullmatch(r"[A-Za-z0-9._~+/-]+=*", value):
         raise BadSetting(attribute.name, "holds what a header cannot carry; give letters, digits and any of ._~+/-")
+
+
+def server_addresses(_: Any, attribute: attrs.Attribute[Any], value: tuple[str, ...]) -> None:
+    for server in value:
+        try:
+            parts = urlsplit(server)
+            has_secret = "@" in parts.netloc
+            is_right = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:
+            is_right = has_secret = False
+        if has_secret:  # The address itself stays out of the message, which goes to logs.
+            raise BadSetting(attribute.name, "an address holds a name or password; give model.server_token instead")
+        if not is_right or parts.query or parts.fragment or any(letter.isspace() for letter in server):
+            raise BadSetting(attribute.name, f"{server!r} is not a server's address; give one as http://gpu-box:54880")
+    if len({server.rstrip("/") for server in value}) < len(value):
+        raise BadSetting(attribute.name, "names a server twice")
 
 
 def host_names(_: Any, attribute: attrs.Attribute[Any], value: tuple[str, ...]) -> None:

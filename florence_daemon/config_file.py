@@ -27,6 +27,8 @@ ENV_PREFIX = "FLORENCE_DAEMON_"
 ENV_FILE = "FLORENCE_DAEMON_CONFIG"
 # The token that clients send; no setting of the server, which is FLORENCE_DAEMON_SERVER__TOKEN.
 ENV_CLIENT = "FLORENCE_DAEMON_TOKEN"
+# Settings whose values are told to nobody.
+TOKENS = (("server", "token"), ("model", "server_token"))
 # A file may come to so many values with its aliases written out; a thousand folders with all their settings do not.
 MOST_VALUES = 100_000
 # No setting has so many digits, and Python refuses to print numbers of some thousands.
@@ -78,6 +80,7 @@ def load_text(text: str, path: Path | None, environ: Mapping[str, str]) -> Confi
     places = Places(path)
     data = _drop_nulls(parse(text, places, expected="the sections model, server and folders"))
     _overlay_environment(data, environ, places)
+    _make_lists(data)
     try:
         config = converter().structure(data, Config)
     except Exception as error:
@@ -88,9 +91,16 @@ def load_text(text: str, path: Path | None, environ: Mapping[str, str]) -> Confi
     return attrs.evolve(config, folders=folders)
 
 
+def _make_lists(data: Any) -> None:
+    """Let a setting of which there may be several be one alone."""
+    model = data.get("model") if isinstance(data, dict) else None
+    if isinstance(model, dict) and isinstance(model.get("server"), str):
+        model["server"] = [server.strip() for server in model["server"].split(",")]
+
+
 def _without_token(where: tuple[Any, ...], problem: str) -> str:
     """What is wrong with a token, without the token: messages go to logs, and to whoever asks for the status."""
-    is_shown = where == ("server", "token") and problem.endswith(" is not text")
+    is_shown = where in TOKENS and problem.endswith(" is not text")
     return "is not text; put it between quotes" if is_shown else problem
 
 
@@ -228,7 +238,7 @@ def _overlay_environment(data: dict[str, Any], environ: Mapping[str, str], place
             raise ConfigError(f"{variable}: not a setting; {ENV_PREFIX}MODEL__NAME is how model.name is given")
         holder = data.setdefault(section, {})
         if isinstance(holder, dict):
-            holder[key] = text if (section, key) == ("server", "token") else read_value(text)
+            holder[key] = text if (section, key) in TOKENS else read_value(text)
             places.variables[(section, key)] = variable
 
 
@@ -248,6 +258,7 @@ def converter() -> cattrs.Converter:
     made.register_structure_hook(float, _number)
     made.register_structure_hook(Path, lambda value, _: Path(_exactly(str, "a path")(value, str)))
     made.register_structure_hook(str | None, lambda value, _: None if value is None else _text(value, str))
+    made.register_structure_hook(str | tuple[str, ...], _name_or_names)
     made.register_structure_hook_func(_is_tuple, lambda value, kind: _tuple(made, value, kind))
     return made
 
@@ -268,6 +279,16 @@ def _number(value: Any, _: type) -> float:
     if type(value) not in (int, float):
         raise ValueError(f"{value!r} is not a number")
     return float(value)
+
+
+def _name_or_names(value: Any, _: Any) -> str | tuple[str, ...]:
+    """One name, or a list of them: in YAML, or between commas, as in a variable of the environment."""
+    if isinstance(value, str):
+        names = tuple(name.strip() for name in value.split(","))
+        return names if len(names) > 1 else value
+    if not isinstance(value, list):
+        raise ValueError(f"{value!r:.60} is neither text nor a list of such")
+    return tuple(_text(name, str) for name in value)
 
 
 def _is_tuple(kind: Any) -> bool:

@@ -17,13 +17,13 @@ from florence_daemon.config import Config, ServerConfig
 from florence_daemon.config_file import state_directory
 from florence_daemon.config_output import OutputConfig
 from florence_daemon.current import Current
-from florence_daemon.engine.limits import Limits, memory_limit_bytes
-from florence_daemon.engine.process import Engine
-from florence_daemon.engine.protocol import Done, EngineSettings
+from florence_daemon.engine.protocol import Done
+from florence_daemon.engines import open_pool, renew_pool
 from florence_daemon.errors import Stopping
+from florence_daemon.exchange import Offer
 from florence_daemon.folders.ledger import Ledger
 from florence_daemon.folders.needs import Makes, Needs
-from florence_daemon.folders.records import Making, making_of
+from florence_daemon.folders.records import Making
 from florence_daemon.folders.watch import Watcher
 from florence_daemon.gallery import Gallery
 from florence_daemon.http.app import QUEUED_PATHS, create_app
@@ -35,6 +35,7 @@ from florence_daemon.liveness import Keeper, Liveness
 from florence_daemon.notify import ServiceManager
 from florence_daemon.queue import Job, JobQueue
 from florence_daemon.reload import Reloader, Source, needing_restart
+from florence_daemon.served import Models, offer_of
 from florence_daemon.signals import StopSignal
 from florence_daemon.status import Status
 from florence_daemon.tally import Tally
@@ -54,34 +55,6 @@ HURRY_S = 5.0
 WRITE_S = 5.0
 
 
-def engine_settings(config: Config) -> EngineSettings:
-    """What the engine process needs to know of the configuration."""
-    model = config.model
-    return EngineSettings(
-        model=model.name,
-        revision=model.revision,
-        device=model.device,
-        precision=model.precision,
-        engine=model.engine,
-        image_size=model.image_size,
-        fast_decode=model.fast_decode,
-        num_beams=model.num_beams,
-        max_new_tokens=model.max_new_tokens,
-        max_batch=model.max_batch,
-        memory_limit_bytes=memory_limit_bytes(model.memory_limit_mb),
-        offline=model.offline,
-        state_dir=str(state_directory(config.state, os.environ)),
-    )
-
-
-def engine_limits(config: Config) -> Limits:
-    """What the engine process may take before it is ended."""
-    model = config.model
-    return Limits(
-        model.load_limit_s, model.decode_limit_s, model.request_limit_s, memory_limit_bytes(model.memory_limit_mb)
-    )
-
-
 def fetcher(server: ServerConfig) -> Fetcher | None:
     """What gets pictures by their addresses; None when no host is allowed."""
     return Fetcher(server.image_hosts, int(server.max_body_mb * 2**20)) if server.image_hosts else None
@@ -93,7 +66,7 @@ def open_ledger(config: Config) -> Ledger:
 
 
 class Works:
-    """Engine and worker: the part that the daemon and a one-shot backfill share."""
+    """Engines and worker: the part that the daemon and a one-shot backfill share."""
 
     def __init__(
         self,
@@ -104,23 +77,27 @@ class Works:
         makes: Makes | None = None,
         folders: Folders | None = None,
         on_done: Callable[[Job, Done], None] = lambda job, done: None,
+        on_other_model: Callable[[], None] = lambda: None,
         liveness: Liveness | None = None,
         tally: Tally | None = None,
     ) -> None:
-        """makes: how each output is made now; as `config` says unless given."""
+        """makes: how each output is made now; as `config` and its servers say unless given.
+
+        on_other_model: told when the servers answer with something new; it must not wait.
+        """
         tally = tally or Tally()
         liveness = liveness or Liveness(time.monotonic)
         self._show_life = liveness.expect("engine")
         self.queue = queue
         self._ledger = ledger
-        self.engine = Engine(
-            engine_settings(config), config.model.idle_unload_s, limits=engine_limits(config), on_load=tally.loaded
-        )
+        self.models = Models(config.model, on_other_model)
+        self.engine = open_pool(config, tally.loaded, self.models.admit)
+        self.models.watch(self.engine.loaded_on)
         self.worker = Worker(
             self.queue,
             self.engine,
             ledger,
-            makes or partial(making_of, config.model),
+            makes or self.models.making_of,
             folders=folders,
             on_done=on_done,
             show_life=liveness.expect("worker"),
@@ -140,7 +117,7 @@ class Works:
 
     def renew(self, config: Config) -> None:
         """Work with this configuration from now on."""
-        self.engine.renew(engine_settings(config), config.model.idle_unload_s, engine_limits(config))
+        renew_pool(self.engine, config)
         self.worker.model = config.model
 
     def stop(self, *, at_once: bool = False) -> None:
@@ -201,19 +178,29 @@ class Daemon:
             makes=self._making_of,
             folders=self.watcher,
             on_done=self._note_done,
+            on_other_model=self._look_again,
             liveness=liveness,
             tally=tally,
         )
-        engine, worker = self.works.engine, self.works.worker
+        engine, worker, models = self.works.engine, self.works.worker, self.works.models
         self._status = Status(
-            self.current, queue, engine, worker, self.watcher, self.ledger, liveness, tally, self._activity
+            self.current,
+            queue,
+            engine,
+            worker,
+            self.watcher,
+            self.ledger,
+            liveness,
+            tally,
+            self._activity,
+            lambda: models.name,
         )
         self._thumbnails = Thumbnails(state_directory(config.state, os.environ) / "thumbnails")
         places = Places(config.server.max_queued, QUEUED_PATHS)
         app = create_app(
             queue=queue,
             places=places,
-            model_name=lambda: self.current.config.model.name,
+            model_name=lambda: models.name,
             request_timeout_s=config.server.request_timeout_s,
             status=self._status.everything,
             readiness=self._status.readiness,
@@ -221,6 +208,7 @@ class Daemon:
             overview=self._status.overview,
             actions=Upkeep(self.ledger, self.watcher),
             residence=engine,
+            offer=partial(self._offer, config.server),
             fetch=fetcher(config.server),
             gallery=Gallery(self.ledger, self.watcher, self._making_of, self._thumbnails),
             allowed_origins=config.server.allowed_origins,
@@ -238,6 +226,8 @@ class Daemon:
     def start(self) -> None:
         """Begin to answer and to watch."""
         self.works.start()
+        if self.current.config.model.server:
+            self.works.engine.load()  # loads nothing there, but says which model it is, or why there is none
         self.server.start()
         self._watching.start()
         if self.reloader is not None:
@@ -258,13 +248,22 @@ class Daemon:
         # What the model of before said is written as said by it.
         self.works.queue.wait_until_written(WRITE_S)
         self.current.config = config
+        self.works.models.renew(config.model)
         self.watcher.renew(config.folders)
         if config.model != before.model:
             self.watcher.rescan()  # what it wrote may be outdated now
         return needing_restart(started, config)
 
+    def _look_again(self) -> None:
+        """What was written may be outdated by what the servers say now."""
+        self.watcher.rescan()
+
     def _making_of(self, output: OutputConfig) -> Making:
-        return making_of(self.current.config.model, output)
+        return self.works.models.making_of(output)
+
+    def _offer(self, server: ServerConfig) -> Offer:
+        """What other daemons may ask of this one. Raises: PeerError."""
+        return offer_of(self.current.config.model, self.works.engine, server)
 
     def stop(self, *, at_once: bool = False) -> None:
         """Take nothing new, finish what runs, end the engine."""

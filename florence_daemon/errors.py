@@ -6,6 +6,7 @@ FlorenceError
 ├── PromptError          no such prompt, or its text is missing    HTTP 400
 ├── PictureError         this picture cannot be read               HTTP 400
 │   ├── TruncatedPicture     it ends too early: perhaps it is still being copied
+│   ├── OtherSize            it was resized for a model that sees another size
 │   └── UnreadablePicture    the disk or the memory failed, not the picture
 ├── CheckpointError      the model cannot be found or loaded       HTTP 503
 ├── EngineError          the engine failed on this picture         HTTP 500
@@ -22,7 +23,10 @@ FlorenceError
 ├── DatasetError         a data set could not be written
 │   └── SampleRefused        it cannot hold this picture
 ├── ServiceError         the service could not be installed or started
-└── ServerError          a Florence Daemon elsewhere refused or did not answer
+├── PeerError            another daemon asks what cannot be given to one     HTTP 409
+│   └── MalformedAsk         or asks it in a way that is not understood      HTTP 400
+├── ServerError          a Florence Daemon elsewhere refused or did not answer
+└── ClusterError         a Ray cluster is not there, or went away
 """
 
 
@@ -50,12 +54,23 @@ class TruncatedPicture(PictureError):
     """A picture ends too early: it is being copied, or its copy was broken off."""
 
 
+class OtherSize(PictureError):
+    """A picture was resized before it was sent, for a model that sees another size."""
+
+
 class UnreadablePicture(PictureError):
     """A picture could not be read for a reason that is not in its bytes: an I/O error, permissions, memory."""
 
 
 class CheckpointError(FlorenceError):
-    """A checkpoint is not there, is incomplete, or is not a Florence-2."""
+    """A checkpoint is not there, is incomplete, or is not a Florence-2.
+
+    retry_s: when it is worth trying again, where that is known.
+    """
+
+    def __init__(self, message: str, retry_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_s = retry_s
 
 
 class EngineError(FlorenceError):
@@ -118,5 +133,17 @@ class ServiceError(FlorenceError):
     """The service manager, or the service itself, refused to do what was asked."""
 
 
+class PeerError(FlorenceError):
+    """Another daemon asks for answers, and this one has no model of its own, or speaks another version."""
+
+
+class MalformedAsk(PeerError):
+    """What another daemon sent is not what one sends."""
+
+
 class ServerError(FlorenceError):
     """A Florence Daemon that was asked over HTTP refused, or did not answer."""
+
+
+class ClusterError(FlorenceError):
+    """A Ray cluster is not there, has no place for an engine, or went away in the middle."""

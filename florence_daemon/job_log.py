@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from florence_daemon.engine.protocol import Done
+from florence_daemon.engine.protocol import Done, Resized
 from florence_daemon.errors import FlorenceError, PictureError, PromptError
 from florence_daemon.logs import fields, printable
 from florence_daemon.queue import Job
@@ -44,7 +44,8 @@ def log_failed(job: Job, error: FlorenceError, reason: str, seconds: float) -> N
 def describe(job: Job) -> str:
     """What a log line calls a job: the image's path, or the size of what was sent."""
     path = _path(job)
-    return f"request of {len(job.picture):,} bytes" if path is None else path
+    content = job.picture.content if isinstance(job.picture, Resized) else job.picture
+    return f"request of {len(content):,} bytes" if path is None else path
 
 
 def _told(job: Job, outcome: str, seconds: float, **more: Any) -> dict[str, Any]:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from florence_daemon.config import Config, ModelConfig
 from florence_daemon.config_output import DEFAULT_OUTPUTS
-from florence_daemon.daemon import engine_settings
 from florence_daemon.engine.agreement import Agreement, summarize
 from florence_daemon.engine.proof import Form, Report
 from florence_daemon.engine.protocol import Ask, EngineSettings
+from florence_daemon.engines import engine_settings
 from florence_daemon.errors import EngineError, PictureError, UsageError
 from florence_daemon.logs import printable
 from florence_daemon.quantize import INT8, AnswerFile, Answers, Engines, Listener, Trial, choose_pictures, try_out

@@ -16,7 +16,7 @@ from enum import IntEnum
 
 from florence_daemon.config import ModelConfig
 from florence_daemon.config_output import OutputConfig
-from florence_daemon.engine.protocol import Ask, Done
+from florence_daemon.engine.protocol import Ask, Done, Source
 from florence_daemon.errors import QueueFull, Stopping
 from florence_daemon.folders.settle import Stamp
 
@@ -52,13 +52,13 @@ class Image:
 class Job:
     """Everything asked about one picture. future: gets the answers, or an error of `errors`; cancel it to withdraw.
 
-    picture: the path, or the bytes of the file. queued_s, begun_s: when it came, and when the engine began with it.
+    picture: see `Source`. queued_s, begun_s: when it came, and when the engine began with it.
     first: what its first try gave, once some of that was no good, and first_by the model that it asked; others: what is
     asked in another way then.
     """
 
     kind: Kind
-    picture: str | bytes
+    picture: Source
     asks: tuple[Ask, ...]
     image: Image | None = None
     future: Future[Done] = field(default_factory=Future)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import florence_daemon
 from florence_daemon import service_paths
-from florence_daemon.config import Config
+from florence_daemon.config import Config, ModelConfig
 from florence_daemon.config_checks import is_loopback
 from florence_daemon.config_file import state_directory
 from florence_daemon.service_unit import CACHE, LOCAL_NETWORKS, Service
@@ -69,8 +71,8 @@ def plan_service(config: Config, path: Path, machine: Machine, *, is_system: boo
         writable=tuple(each for each in writable if not service_paths.is_hidden(each)),
         shown_writable=tuple(each for each in writable if service_paths.is_hidden(each)),
         shown=tuple(each for each in service_paths.outermost(seen) if service_paths.is_hidden(each)),
-        networks=() if is_loopback(config.server.host) else LOCAL_NETWORKS,
-        has_gpu=_wants_gpu(config.model.device, machine),
+        networks=_networks(config),
+        has_gpu=_wants_gpu(config.model, machine),
         groups=machine.groups,
     )
 
@@ -83,8 +85,33 @@ def _own_directories(config: Config, machine: Machine, *, is_system: bool) -> tu
     return (state, machine.hub)
 
 
-def _wants_gpu(device: str, machine: Machine) -> bool:
-    return device.startswith("cuda") or (device == "auto" and machine.has_gpu)
+def _networks(config: Config) -> tuple[str, ...]:
+    """Whom it may reach, or be asked by. A server's name may mean another address tomorrow: it is at home, or allowed
+    in a drop-in."""
+    hosts = [urlsplit(server).hostname or "" for server in config.model.server]
+    is_alone = is_loopback(config.server.host) and all(map(is_loopback, hosts))
+    elsewhere = dict.fromkeys(host for host in hosts if _is_address(host) and not is_loopback(host))
+    return () if is_alone else (*LOCAL_NETWORKS, *(host for host in elsewhere if not _is_local(host)))
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_local(host: str) -> bool:
+    address = ipaddress.ip_address(host)
+    return any(address in ipaddress.ip_network(network) for network in LOCAL_NETWORKS)
+
+
+def _wants_gpu(model: ModelConfig, machine: Machine) -> bool:
+    if model.server:
+        return False
+    names = (model.device,) if isinstance(model.device, str) else model.device
+    return any(name.startswith("cuda") or (name in ("auto", "all") and machine.has_gpu) for name in names)
 
 
 def _device_groups() -> Iterator[str]:

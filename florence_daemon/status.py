@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -12,7 +13,8 @@ from florence_daemon import __version__
 from florence_daemon.activity import Activity
 from florence_daemon.current import Current
 from florence_daemon.engine.handle import resident_bytes
-from florence_daemon.engine.process import Engine
+from florence_daemon.engine.member import EngineState, MemberState, join
+from florence_daemon.engine.pool import Pool
 from florence_daemon.folders.ledger import Ledger
 from florence_daemon.folders.records import Failure
 from florence_daemon.folders.root import RootWatcher
@@ -21,7 +23,7 @@ from florence_daemon.http.health import Readiness
 from florence_daemon.liveness import SILENT_S, Liveness
 from florence_daemon.logs import printable
 from florence_daemon.queue import JobQueue, Kind
-from florence_daemon.tally import FolderReading, Reading, Tally
+from florence_daemon.tally import EngineReading, FolderReading, Reading, Tally
 from florence_daemon.worker import Worker
 
 # The page shows so many failures, and how many there are.
@@ -35,13 +37,14 @@ class Status:
         self,
         current: Current,
         queue: JobQueue,
-        engine: Engine,
+        engine: Pool,
         worker: Worker,
         watcher: Watcher,
         ledger: Ledger,
         liveness: Liveness,
         tally: Tally,
         activity: Activity,
+        model_name: Callable[[], str],
     ) -> None:
         self.takes_work = False
         self.http_shows_life = liveness.expect("http")
@@ -55,6 +58,7 @@ class Status:
         self._liveness = liveness
         self._tally = tally
         self._activity = activity
+        self._model_name = model_name
 
     def everything(self) -> dict[str, Any]:
         """Everything a person or a program wants to know, as JSON."""
@@ -97,12 +101,12 @@ class Status:
         queue = self._queue.counts()
         return Reading(
             version=__version__,
-            model=self._current.config.model.name,
+            model=self._model_name(),
             counted=self._tally.read(),
             waiting={kind: queue[kind.name.lower()] for kind in Kind},
             running=queue["running"],
             engine=engine,
-            resident_bytes=resident_bytes(engine.pid) if engine.pid else None,
+            engines=tuple(EngineReading(each, _resident_bytes(each.state)) for each in self._engine.members()),
             folders=tuple(
                 FolderReading(printable(root.path), self._watcher.health_of(root).state, root.settling)
                 for root in self._watcher.roots
@@ -146,18 +150,19 @@ class Status:
         )
 
     def _model_status(self) -> dict[str, Any]:
-        state: dict[str, Any] = {
-            name: round(value, 2) if isinstance(value, float) else value
-            for name, value in asdict(self._engine.state()).items()
-        }
-        resident, gpu_bytes = resident_bytes(state["pid"]) if state["pid"] else None, state.pop("gpu_bytes")
+        members = self._engine.members()
+        state = _rounded(join(members))
+        resident = [size for each in members if (size := _resident_bytes(each.state)) is not None]
+        gpu_bytes = state.pop("gpu_bytes")
+        del state["retries_in_s"]  # told of each engine
         return {
-            "name": self._current.config.model.name,
+            "name": self._model_name(),
             "state": state.pop("name"),
             **state,
-            "resident_mb": round(resident / 2**20) if resident else None,
-            "gpu_mb": None if gpu_bytes is None else round(gpu_bytes / 2**20),
+            "resident_mb": _megabytes(sum(resident) or None),
+            "gpu_mb": _megabytes(gpu_bytes),
             "idle_unload_s": self._current.config.model.idle_unload_s,
+            "engines": [_engine_status(each) for each in members],
         }
 
     def _folder_status(self, root: RootWatcher) -> dict[str, Any]:
@@ -180,3 +185,29 @@ class Status:
             "attempts": failure.attempts,
             "next_try_in_s": None if wait_s is None else round(wait_s, 1),
         }
+
+
+def _engine_status(member: MemberState) -> dict[str, Any]:
+    state = _rounded(member.state)
+    told = ("pid", "device", "load_s", "unloads_in_s", "error", "retries_in_s")
+    return {
+        "name": member.name,
+        "state": member.state.name,
+        "running": member.running,
+        "answered": member.answered,
+        **{name: state[name] for name in told},
+        "resident_mb": _megabytes(_resident_bytes(member.state)),
+        "gpu_mb": _megabytes(member.state.gpu_bytes),
+    }
+
+
+def _rounded(state: EngineState) -> dict[str, Any]:
+    return {name: round(value, 2) if isinstance(value, float) else value for name, value in asdict(state).items()}
+
+
+def _resident_bytes(state: EngineState) -> int | None:
+    return resident_bytes(state.pid) if state.pid else None
+
+
+def _megabytes(size_bytes: int | None) -> int | None:
+    return None if size_bytes is None else round(size_bytes / 2**20)

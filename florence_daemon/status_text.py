@@ -35,6 +35,7 @@ def status_lines(status: dict[str, Any]) -> list[Text]:
     model, folders, failures = status["model"], status["folders"], status["failures"]
     parts = {
         "model": [Text.assemble((model["name"], "bold"), "  ", _say_model(model))],
+        "engines": _say_engines(model.get("engines") or []),
         "queue": [_say_queue(status["queue"])],
         "done": [_say_done(status["queue"], status["uptime_s"])],
         "config": _say_configuration(status.get("configuration") or {}),
@@ -117,6 +118,19 @@ def _say_model(model: dict[str, Any]) -> Text:
         return Text.assemble(_state(state), (", loads with the next picture", "dim"))
     again = f" (tried again with the first picture in {say_time(wait)})" if (wait := model.get("refuses_for_s")) else ""
     return Text.assemble(_state(state), f": {model['error']}{again}" if model["error"] else again)
+
+
+def _say_engines(engines: Sequence[dict[str, Any]]) -> list[Text]:
+    """A line for each, where there are several."""
+    return _columns([_engine_row(engine) for engine in engines]) if len(engines) > 1 else []
+
+
+def _engine_row(engine: dict[str, Any]) -> tuple[Text, Text, Text]:
+    notes = [f"{engine[name]:,} {name}" for name in ("running", "answered") if engine[name]] + _sizes(engine)
+    if engine["error"]:
+        wait = engine["retries_in_s"]
+        notes.append(engine["error"] + (f" (tried again in {say_time(wait)})" if wait else ""))
+    return Text(engine["name"]), Text(*_state(engine["state"])), Text(", ".join(notes), "dim")
 
 
 def _stays(model: dict[str, Any]) -> bool:

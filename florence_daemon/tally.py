@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 
-from florence_daemon.engine.process import EngineState
+from florence_daemon.engine.member import EngineState, MemberState
 from florence_daemon.engine.protocol import Done
 from florence_daemon.queue import Job, Kind
 
@@ -99,8 +99,16 @@ class FolderReading:
 
 
 @dataclass(frozen=True)
+class EngineReading:
+    """One engine. resident_bytes: of its process; None when there is none."""
+
+    member: MemberState
+    resident_bytes: int | None
+
+
+@dataclass(frozen=True)
 class Reading:
-    """Everything that is measured, at one moment. resident_bytes: of the engine process; None when there is none."""
+    """Everything that is measured, at one moment. engine: all engines as if they were one."""
 
     version: str
     model: str
@@ -108,5 +116,5 @@ class Reading:
     waiting: Mapping[Kind, int]
     running: int
     engine: EngineState
-    resident_bytes: int | None
+    engines: tuple[EngineReading, ...]
     folders: tuple[FolderReading, ...]

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Protocol
 
 from florence_daemon.config import ModelConfig
-from florence_daemon.engine.protocol import Ask, Done
+from florence_daemon.engine.protocol import Ask, Done, Source
 from florence_daemon.engine.suspects import MAX_CRASHES
 from florence_daemon.errors import (
     CheckpointError,
@@ -57,7 +57,7 @@ class AnswersRequests(Protocol):
 
     def submit(
         self,
-        picture: str | bytes,
+        picture: Source,
         asks: tuple[Ask, ...],
         *,
         urgent: bool = False,
@@ -307,7 +307,7 @@ class Worker:
     def _fail(self, job: Job, error: FlorenceError, started_s: float) -> None:
         if job.kind is Kind.FOLDER and isinstance(error, CheckpointError):
             # Not the picture's fault: it waits until the model can be had.
-            self._paused_until_s = self._clock() + PAUSE_S
+            self._paused_until_s = self._clock() + (error.retry_s or PAUSE_S)
             self._queue.put_back(job)
             return
         self._queue.finish(job)

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from florence_daemon.backfill import WINDOW, Backfill
+from florence_daemon.backfill import WINDOW, Backfill, Outage
 from florence_daemon.config import FolderConfig, ModelConfig
 from florence_daemon.config_output import OutputConfig
 from florence_daemon.engine.protocol import Done
-from florence_daemon.errors import DiskFull, PictureError
+from florence_daemon.errors import CheckpointError, DiskFull, PictureError
 from florence_daemon.folders.asking import asks_of
 from florence_daemon.folders.atomic import PREFIX
 from florence_daemon.folders.ledger import SET_ASIDE, Ledger
@@ -72,6 +72,42 @@ def test_only_a_window_of_the_pictures_is_under_way(tmp_path: Path, ledger: Ledg
     next(run)
     assert len(waiting) == WINDOW
     run.close()
+
+
+def test_pictures_for_which_no_server_answers_wait_and_are_tried_again(tmp_path: Path, ledger: Ledger) -> None:
+    write_empty(tmp_path, 2 * WINDOW)
+    said: list[str] = []
+    slept: list[float] = []
+    tried = 0
+
+    def submit(image: Image) -> Future[Done]:
+        nonlocal tried
+        tried += 1
+        if tried <= 10 or len(slept) >= 3:
+            return answer(image)
+        gone: Future[Done] = Future()
+        gone.set_exception(CheckpointError("http://a: gone"))
+        return gone
+
+    outcomes = list(backfill(tmp_path, ledger).run(submit, outage=Outage(said.append, slept.append)))
+    assert sorted(outcome.image.path for outcome in outcomes) == [str(path) for path in sorted(tmp_path.iterdir())]
+    assert all(outcome.error is None for outcome in outcomes)
+    assert said == ["http://a: gone; what is left waits until a server answers", "a server answers again"]
+    assert len(slept) == 3
+    assert tried <= 2 * WINDOW + 3 * WINDOW
+
+
+def test_stop_does_not_wait_for_a_server(tmp_path: Path, ledger: Ledger) -> None:
+    write_empty(tmp_path, 3)
+    stopped: list[float] = []
+
+    def submit(image: Image) -> Future[Done]:
+        gone: Future[Done] = Future()
+        gone.set_exception(CheckpointError("http://a: gone"))
+        return gone
+
+    work = backfill(tmp_path, ledger)
+    assert list(work.run(submit, lambda: len(stopped) > 1, Outage(lambda text: None, stopped.append))) == []
 
 
 def test_each_directory_is_read_when_its_turn_comes(tmp_path: Path, ledger: Ledger) -> None:

@@ -62,7 +62,7 @@ def test_token_of_the_configuration_goes_to_its_own_server_alone(engine: FakeEng
 @pytest.mark.parametrize("url", ["http://photos.example:54880", "http://10.0.0.7:54880", "http://127.0.0.1:8000"])
 def test_token_of_the_configuration_is_never_told_to_strangers(url: str) -> None:
     with closing(open_client(url, ServerConfig(token=TOKEN))) as client:
-        assert TOKEN not in str(client.__dict__["_http"].headers.raw)
+        assert TOKEN not in str(client._connection._http.headers.raw)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])

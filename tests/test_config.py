@@ -89,6 +89,12 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
         ("model: {offline: 1}", "model.offline: 1 is not true or false"),
         ("model: {name: 5}", "model.name: 5 is not text"),
         ("model: {device: gpu}", "'gpu' is not known; give auto, cpu, cuda, cuda:1"),
+        ("model: {device: []}", "model.device: must not be empty"),
+        ("model: {device: [cuda:0, gpu]}", "model.device: 'gpu' is not known; give of several devices cpu, cuda:0"),
+        ("model: {device: [all]}", "model.device: 'all' is not known; give of several devices cpu, cuda:0"),
+        ("model: {device: [cpu, cuda:1, cuda:1]}", "model.device: 'cuda:1' is given twice"),
+        ("model: {device: [1]}", "model.device: 1 is not text"),
+        ("model: {device: {a: b}}", "model.device: {'a': 'b'} is neither text nor a list of such"),
         ("model: {precision: int4}", "'int4' is not known; give one of auto, float32"),
         ("model: {idle_unload_s: -2}", "-2.0 is out of range; give 0 to"),
         ("server: {max_body_mb: 0}", "server.max_body_mb: 0.0 is out of range"),
@@ -179,6 +185,14 @@ def test_environment_wins_over_the_file(tmp_path: Path) -> None:
         tmp_path, "model: {name: demo}", FLORENCE_DAEMON_MODEL__NAME="a/b", FLORENCE_DAEMON_SERVER__PORT="0"
     )
     assert (settings.model.name, settings.server.port) == ("a/b", 0)
+
+
+def test_several_devices_are_a_list_in_the_file_and_between_commas_in_the_environment(tmp_path: Path) -> None:
+    assert load_text(tmp_path, "model: {device: [cpu, cpu]}").model.device == ("cpu", "cpu")
+    assert load_text(tmp_path, "model:\n  device:\n    - cuda:0\n").model.device == ("cuda:0",)
+    for text in ("cuda:0,cuda:1", "cuda:0, cuda:1", "[cuda:0, cuda:1]"):
+        assert load_text(tmp_path, "", FLORENCE_DAEMON_MODEL__DEVICE=text).model.device == ("cuda:0", "cuda:1")
+    assert load_text(tmp_path, "", FLORENCE_DAEMON_MODEL__DEVICE="all").model.device == "all"
 
 
 def test_wrong_environment_variable_is_named(tmp_path: Path) -> None:

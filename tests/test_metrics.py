@@ -22,7 +22,21 @@ from tests.pictures import jpeg
 DASHBOARD = Path(__file__).parents[1] / "docs" / "grafana-dashboard.json"
 HEADERS = {"Authorization": "Bearer let-me-in"}
 PREFIX = "florence_daemon_"
-LABELS = {"class", "outcome", "stage", "le", "state", "direction", "folder", "health", "version", "model"}
+LABELS = {
+    "class",
+    "outcome",
+    "stage",
+    "le",
+    "state",
+    "direction",
+    "folder",
+    "health",
+    "version",
+    "model",
+    "engine",
+    "device",
+    "kind",
+}
 
 
 class Scrape:

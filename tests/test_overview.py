@@ -9,7 +9,7 @@ from pathlib import Path
 from florence_daemon.activity import Activity
 from florence_daemon.config import Config, FolderConfig
 from florence_daemon.current import Current
-from florence_daemon.engine.process import Engine
+from florence_daemon.engine.pool import Pool
 from florence_daemon.engine.protocol import EngineSettings
 from florence_daemon.folders.ledger import Ledger
 from florence_daemon.folders.needs import Needs
@@ -31,7 +31,7 @@ def test_of_many_failures_it_tells_some_and_how_many_there_are(tmp_path: Path, e
     ledger, queue = Ledger(), JobQueue(4)
     makes = partial(making_of, config.model)
     watcher = Watcher(config.folders, FolderIntake(queue, ledger, Needs(ledger, makes)), time.monotonic)
-    real = Engine(EngineSettings("demo"), 300)
+    real = Pool([EngineSettings("demo")], 300)
     worker = Worker(queue, engine, ledger, makes)
     status = Status(
         Current(config),
@@ -43,6 +43,7 @@ def test_of_many_failures_it_tells_some_and_how_many_there_are(tmp_path: Path, e
         Liveness(time.monotonic),
         Tally(),
         Activity(time.monotonic),
+        lambda: "demo",
     )
     for number in range(MOST_FAILURES + 50):
         path = tmp_path / f"{number:03}.jpg"

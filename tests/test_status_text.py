@@ -110,6 +110,25 @@ def test_ps_is_a_table() -> None:
     assert ps_lines(status(**LOADED | {"unloads_in_s": None, "keep_alive_s": -1}))[1].plain.endswith("for ever")
 
 
+def test_each_engine_has_a_line_where_there_are_several() -> None:
+    one = {"name": "cuda:0", "state": "loaded", "running": 12, "answered": 3400, "error": None, "retries_in_s": None}
+    one |= {"resident_mb": 1900, "gpu_mb": 800}
+    other = one | {
+        "name": "cuda:1",
+        "state": "failed",
+        "running": 0,
+        "answered": 0,
+        "resident_mb": None,
+        "gpu_mb": None,
+    }
+    other |= {"error": "The device 'cuda:1' is not available", "retries_in_s": 26.4}
+    assert shown(engines=[one]) == shown()
+    assert shown(engines=[one, other])[1:3] == [
+        "engines   cuda:0  loaded  12 running, 3,400 answered, 1.9 GB, 800 MB GPU",
+        "          cuda:1  failed  The device 'cuda:1' is not available (tried again in 26 s)",
+    ]
+
+
 @pytest.mark.parametrize(
     ("seconds", "said"),
     [(0.2, "0 s"), (59.6, "1 min"), (290, "4 min 50 s"), (3600, "1 h"), (11_520, "3 h 12 min"), (187_200, "2 d 4 h")],

@@ -13,6 +13,7 @@ debootstrap debootstrap
 exiftool libimage-exiftool-perl
 exiv2 exiv2
 faketime faketime
+haproxy haproxy
 jq jq
 mkfs.exfat exfatprogs
 mount.exfat-fuse exfat-fuse

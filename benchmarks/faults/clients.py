@@ -69,9 +69,16 @@ def load_with_clients(
     directory: Path, clients: int, seconds: float, say: Callable[[str], None] = lambda text: None
 ) -> Load:
     """Let so many clients ask for captions for so long, in every form that the API takes."""
-    with DaemonProcess(directory / "home", CONFIG) as daemon:
+    until_s = 0.0
+
+    def begin() -> None:
+        nonlocal until_s
         until_s = time.monotonic() + seconds
-        return ask_together(daemon, clients, lambda: time.monotonic() >= until_s, min(SAMPLE_S, seconds / 20), say)
+
+    with DaemonProcess(directory / "home", CONFIG) as daemon:
+        return ask_together(
+            daemon, clients, lambda: time.monotonic() >= until_s, min(SAMPLE_S, seconds / 20), say, on_begin=begin
+        )
 
 
 def ask_together(
@@ -80,11 +87,16 @@ def ask_together(
     is_over: Callable[[], bool],
     sample_s: float = SAMPLE_S,
     say: Callable[[str], None] = lambda text: None,
+    on_begin: Callable[[], None] = lambda: None,
 ) -> Load:
-    """Let so many clients ask, each for one picture after the other, until it is over."""
+    """Let so many clients ask, each for one picture after the other, until it is over.
+
+    on_begin: called once what each picture's answer should be is known, and the clients begin.
+    """
     drawn = [draw_picture(random.Random(number), SIZE_PX) for number in range(PICTURES)]
     pictures = [encode_picture(each.image, "PNG") for each in drawn]
     expected = _expected(daemon, pictures)
+    on_begin()
     tally, began_s = _Tally(), time.monotonic()
     threads = [
         threading.Thread(target=_ask, args=(daemon.url, number, is_over, pictures, expected, tally))

@@ -21,7 +21,17 @@ from pathlib import Path
 
 from florence_daemon.engine import handle
 from florence_daemon.engine.pipe import read_message, write_message
-from florence_daemon.engine.protocol import Answer, Begun, Done, EngineSettings, Failed, Loaded, Request, Stages
+from florence_daemon.engine.protocol import (
+    Answer,
+    Begun,
+    Done,
+    EngineSettings,
+    Failed,
+    Loaded,
+    Request,
+    Resized,
+    Stages,
+)
 
 VARIABLE = "FAKE_ENGINE"
 BOOT = (
@@ -39,7 +49,8 @@ class FakeSettings:
 
     log: a file that gets a line for each inference (see `Inference`). slow_s: what a picture takes. gate: while this
     file exists, no answer is given. in_flight: how many requests keep it busy. load_s: what loading takes.
-    answer_bytes: answers are made this long, so that a torn one would show.
+    answer_bytes: answers are made this long, so that a torn one would show. broken_part: of several engines on the
+    processor, the one that dies of every picture. helpless_part: the one that can answer none, and says so.
     """
 
     log: str | None = None
@@ -48,6 +59,8 @@ class FakeSettings:
     in_flight: int = 4
     load_s: float = 0.0
     answer_bytes: int = 0
+    broken_part: int | None = None
+    helpless_part: int | None = None
 
     def as_environment(self) -> dict[str, str]:
         """The variable that carries these settings to the engine process."""
@@ -99,7 +112,7 @@ def answer_requests() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     requests, replies = sys.stdin.buffer, sys.stdout.buffer
-    _: EngineSettings = read_message(requests)
+    engine: EngineSettings = read_message(requests)
     settings = FakeSettings(**json.loads(os.environ.get(VARIABLE, "{}")))
     inbox: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(requests, inbox), daemon=True).start()
@@ -108,6 +121,11 @@ def answer_requests() -> None:
         write_message(replies, Loaded("stand-in", settings.load_s, settings.in_flight))
         while (request := inbox.get()) is not None:
             write_message(replies, Begun(request.id))
+            if engine.part == settings.broken_part:
+                os.kill(os.getpid(), signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
+            if engine.part == settings.helpless_part:
+                write_message(replies, Failed(request.id, "EngineError", "the model failed on this picture"))
+                continue
             write_message(replies, _answer(request, settings))
     except BrokenPipeError:
         os._exit(1)
@@ -124,9 +142,14 @@ def _receive(requests: object, inbox: queue.SimpleQueue[Request | None]) -> None
     os._exit(1)
 
 
+def bytes_of(picture: bytes | Resized) -> bytes:
+    """What was sent of a picture."""
+    return picture.content if isinstance(picture, Resized) else picture
+
+
 def _answer(request: Request, settings: FakeSettings) -> Done | Failed:
     try:
-        content = Path(request.picture).read_bytes() if isinstance(request.picture, str) else request.picture
+        content = Path(request.picture).read_bytes() if isinstance(request.picture, str) else bytes_of(request.picture)
     except OSError as error:
         return Failed(request.id, "PictureError", f"{request.picture!r}: cannot be read: {error.strerror}")
     _note(settings, "begun", request, content)

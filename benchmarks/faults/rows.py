@@ -271,5 +271,16 @@ STOPPING = (
     ),
 )
 
-TABLES = {"Folders": FOLDERS, "HTTP": HTTP, "Stopping, starting, size": STOPPING}
-ROWS = (*FOLDERS, *HTTP, *STOPPING)
+CLUSTER = (
+    Row(
+        "R1",
+        "An engine, a worker, a machine or the command itself is killed while a Ray cluster captions",
+        "What was with it is given to others; what a killed command left is taken up by the same one",
+        ("tests/cluster/test_nodes.py", "tests/cluster/test_run.py"),
+        ("cluster",),
+        gap="Both Ray nodes were on one machine, in network namespaces; real machines were not to be had.",
+    ),
+)
+
+TABLES = {"Folders": FOLDERS, "HTTP": HTTP, "Stopping, starting, size": STOPPING, "On a Ray cluster": CLUSTER}
+ROWS = (*FOLDERS, *HTTP, *STOPPING, *CLUSTER)

@@ -41,6 +41,10 @@ class Backend(Protocol):
     device: str
     precision: str
 
+    @property
+    def side_px(self) -> int:
+        """The side of the square that the model sees."""
+
     def answer(self, picture: Picture, asks: Sequence[Ask]) -> tuple[list[Answer], Stages]:
         """Answer all asks about a picture, in their order; its vision part runs once.
 
@@ -50,12 +54,18 @@ class Backend(Protocol):
 
 
 class Loop(Protocol):
-    """Answers requests with a loaded model. in_flight: how many of them at once keep it busy."""
+    """Answers requests with a loaded model. in_flight: how many of them at once keep it busy.
+
+    side_px: of the square that the model sees.
+    """
 
     device: str
 
     @property
     def in_flight(self) -> int: ...
+
+    @property
+    def side_px(self) -> int: ...
 
     def put(self, request: Request, reply: Reply) -> None:
         """Take a request, from any thread; `reply` is told how it goes on."""
@@ -70,7 +80,7 @@ class Loop(Protocol):
 def open_loop(settings: EngineSettings) -> Loop:
     """Load the model, and make the loop that answers with it. Raises: as `open_backend`."""
     backend = open_backend(settings)
-    return backend if isinstance(backend, Batching) else OneByOne(backend.device, backend.answer)
+    return backend if isinstance(backend, Batching) else OneByOne(backend.device, backend.answer, backend.side_px)
 
 
 def open_backend(settings: EngineSettings) -> Backend:
@@ -206,6 +216,7 @@ def _free_bytes(device: str, settings: EngineSettings) -> int | None:
     """How much memory of the device is free for this process; None where it does not say."""
     if device == "cpu":
         free, taken, limit = free_ram_bytes(), taken_bytes(os.getpid()), settings.memory_limit_bytes
+        free = None if free is None else free // settings.parts
         return free if free is None or taken is None or limit is None else max(0, min(free, limit - taken))
     if not device.startswith("cuda"):
         return None

@@ -12,7 +12,8 @@ import numpy as np
 
 from florence_daemon.engine.checkpoint import Checkpoint
 from florence_daemon.engine.decoder import Backend
-from florence_daemon.engine.preprocess import Picture, read_picture, to_pixels
+from florence_daemon.engine.parcel import open_picture
+from florence_daemon.engine.preprocess import Picture, to_pixels
 from florence_daemon.engine.protocol import (
     Answer,
     Ask,
@@ -71,6 +72,11 @@ class Batching:
         self._seen: list[Question] = []  # wait for a slot
         self._slots = Slots(backend)
         self._tried_alone: set[Work] = set()
+
+    @property
+    def side_px(self) -> int:
+        """The side of the square that the model sees."""
+        return self._checkpoint.layout.image_side_px
 
     @property
     def in_flight(self) -> int:
@@ -148,7 +154,7 @@ class Batching:
         started_s = time.perf_counter()
         side_px, fast = self._checkpoint.layout.image_side_px, self._settings.fast_decode
         source, work.source = work.source, ""
-        picture = source if isinstance(source, Picture) else read_picture(source, side_px, fast)
+        picture = source if isinstance(source, Picture) else open_picture(source, side_px, fast)
         work.pixels, work.size_px, work.content = to_pixels(picture, side_px), picture.size_px, picture.content
         work.decode_s = time.perf_counter() - started_s
         work.reply(HasRead(work.id))

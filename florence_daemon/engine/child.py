@@ -17,9 +17,11 @@ from typing import IO, TYPE_CHECKING
 from florence_daemon import errors, logs
 from florence_daemon.engine.pipe import read_message, write_message
 from florence_daemon.engine.protocol import Alive, EngineSettings, Loaded, LoadFailed, Reply, Request
+from florence_daemon.engine.sharing import take_part
 
 if TYPE_CHECKING:
     from florence_daemon.engine.backend import Loop
+    from florence_daemon.engine.remote import Remote
 
 log = logging.getLogger(__name__)
 
@@ -42,16 +44,19 @@ def main() -> None:
     logs.set_up("text" if sys.stderr.isatty() else "json", "warning", sys.stderr, {})
     requests, replies = sys.stdin.buffer, Replies(_take_stdout())
     settings: EngineSettings = read_message(requests)
+    take_part(settings.part, settings.parts)
     inbox: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(requests, inbox), daemon=True).start()
     try:
-        loop = _load(settings, replies)
-        if loop is not None:
-            threading.Thread(target=_feed, args=(loop, inbox, replies), daemon=True).start()
-            while loop.run_once(None):
-                replies.show_life(loop.device)
+        if settings.server is not None:
+            _serve_remote(settings, inbox, replies)
+        else:
+            _serve_model(settings, inbox, replies)
     except BrokenPipeError:
         log.warning("the daemon is gone")
+    sys.stderr.flush()
+    # Python cannot end as usual while a thread reads standard input: it says so at length, and aborts.
+    os._exit(0)
 
 
 class Replies:
@@ -109,7 +114,26 @@ def _receive(requests: IO[bytes], inbox: queue.SimpleQueue[Request | None]) -> N
     os._exit(1)
 
 
-def _feed(loop: Loop, inbox: queue.SimpleQueue[Request | None], replies: Replies) -> None:
+def _serve_model(settings: EngineSettings, inbox: queue.SimpleQueue[Request | None], replies: Replies) -> None:
+    """Load the model, and answer with it until this process is to end."""
+    loop = _load(settings, replies)
+    if loop is not None:
+        threading.Thread(target=_feed, args=(loop, inbox, replies), daemon=True).start()
+        while loop.run_once(None):
+            replies.show_life(loop.device)
+
+
+def _serve_remote(settings: EngineSettings, inbox: queue.SimpleQueue[Request | None], replies: Replies) -> None:
+    """Ask the server instead of a model, until this process is to end, or the server is gone."""
+    from florence_daemon.engine.remote import Remote
+
+    remote = Remote(settings, replies.send)
+    if remote.open():
+        threading.Thread(target=_feed, args=(remote, inbox, replies), daemon=True).start()
+        remote.run()
+
+
+def _feed(loop: Loop | Remote, inbox: queue.SimpleQueue[Request | None], replies: Replies) -> None:
     while (request := inbox.get()) is not None:
         loop.put(request, replies.send)
     loop.close()
@@ -129,5 +153,6 @@ def _load(settings: EngineSettings, replies: Replies) -> Loop | None:
         log.exception("loading %s failed", settings.model)
         replies.send(LoadFailed(f"{settings.model} could not be loaded: {error!r}"))
         return None
-    replies.send(Loaded(loop.device, time.monotonic() - started_s, loop.in_flight, gpu_bytes(loop.device)))
+    load_s, taken = time.monotonic() - started_s, gpu_bytes(loop.device)
+    replies.send(Loaded(loop.device, load_s, loop.in_flight, taken, loop.side_px))
     return loop

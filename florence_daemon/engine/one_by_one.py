@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count
 
-from florence_daemon.engine.preprocess import Picture, read_picture
+from florence_daemon.engine.parcel import open_picture
+from florence_daemon.engine.preprocess import Picture
 from florence_daemon.engine.protocol import Answer, Ask, Begun, Done, HasRead, Request, Stages
 from florence_daemon.engine.work import Reply, failure
 
@@ -20,8 +21,10 @@ class OneByOne:
 
     in_flight = 2  # one that waits, so that the model need not
 
-    def __init__(self, device: str, answer: AnswerPicture) -> None:
+    def __init__(self, device: str, answer: AnswerPicture, side_px: int) -> None:
+        """side_px: of the square to which `answer` resizes."""
         self.device = device
+        self.side_px = side_px
         self._answer = answer
         self._inbox: queue.PriorityQueue[tuple[int, int, Request | None, Reply]] = queue.PriorityQueue()
         self._numbers = count()
@@ -45,7 +48,7 @@ class OneByOne:
         reply(Begun(request.id))
         started_s = time.perf_counter()
         try:
-            picture = read_picture(request.picture)
+            picture = open_picture(request.picture, self.side_px, whole=True)
             decode_s = time.perf_counter() - started_s
             reply(HasRead(request.id))
             answers, stages = self._answer(picture, request.asks)

@@ -7,9 +7,10 @@ import multiprocessing
 import shutil
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from florence_daemon.engine.openvino_decoder import OpenVinoDecoder
 from florence_daemon.engine.openvino_form import EMBEDDING, PARTS, Form, find_form, float32_directory, int8_directory
 from florence_daemon.engine.openvino_run import let_go, load_part
 from florence_daemon.engine.protocol import EngineSettings
+from florence_daemon.engine.sharing import alone_at, own_threads
 from florence_daemon.errors import CheckpointError, EngineError
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,7 @@ class OpenVinoBackend:
             EngineError: there is no int8 form yet, or the form cannot be made or kept.
         """
         self.precision = precision
+        self._threads = own_threads(settings.parts)
         state_dir = Path(_temporary_for(self) if settings.state_dir is None else settings.state_dir)
         form = _find_int8(state_dir, checkpoint) if precision == "int8" else _find_float32(state_dir, checkpoint)
         try:
@@ -47,7 +50,8 @@ class OpenVinoBackend:
             if precision == "int8":
                 raise EngineError(f"OpenVINO cannot run what is in {form.directory}: {error}") from error
             log.warning("what was compiled in %s does not run here; it is made anew", form.directory)
-            self._open(_make_float32(form.directory, checkpoint))
+            with _alone_at(form.directory):
+                self._open(_make_float32(form.directory, checkpoint))
 
     def see(self, pixels: NDArray[np.float32]) -> Sequence[NDArray[np.float32]]:
         """Run the vision part: (B, 3, S, S) to B features (1, I, D). One picture keeps all cores busy."""
@@ -70,7 +74,7 @@ class OpenVinoBackend:
     def _open(self, form: Form) -> None:
         self._form = form
         self._embedding: NDArray[np.float32] = np.load(form.directory / EMBEDDING, mmap_mode="r")
-        self._parts = {part: load_part(form, part) for part in PARTS}
+        self._parts = {part: load_part(form, part, self._threads) for part in PARTS}
         self._see, self._read = (self._parts[part].network.create_infer_request() for part in ("see", "read"))
         self._lay_out_weights(form)
 
@@ -102,7 +106,20 @@ def _find_int8(state_dir: Path, checkpoint: Checkpoint) -> Form:
 
 def _find_float32(state_dir: Path, checkpoint: Checkpoint) -> Form:
     directory = float32_directory(state_dir, checkpoint)
-    return find_form(directory) or _make_float32(directory, checkpoint)
+    form = find_form(directory)
+    if form is not None:
+        return form
+    with _alone_at(directory):  # Several engines that start together find nothing, and one makes it.
+        return find_form(directory) or _make_float32(directory, checkpoint)
+
+
+@contextmanager
+def _alone_at(directory: Path) -> Iterator[None]:
+    try:
+        with alone_at(directory.with_name(f"{directory.name}.lock")):
+            yield
+    except OSError as error:
+        raise EngineError(f"The compiled model cannot be kept in {directory}: {error}") from error
 
 
 def _make_float32(directory: Path, checkpoint: Checkpoint) -> Form:

@@ -43,8 +43,10 @@ def let_go(mapped: object) -> None:
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
-def load_part(form: Form, part: str) -> Part:
+def load_part(form: Form, part: str, threads: int | None = None) -> Part:
     """Load a part of a form: what was compiled before, mapped from the disk, or compiled now and kept.
+
+    threads: how many it runs with; None for as many as there are cores.
 
     Raises:
         RuntimeError: the compiled form is of another processor, and there is nothing to make it from.
@@ -53,19 +55,21 @@ def load_part(form: Form, part: str) -> Part:
     blob = form.blob(part)
     if blob.is_file():
         try:
-            return _map(blob)
+            return _map(blob, threads)
         except RuntimeError:
             if not form.xml(part).is_file():
                 raise
-    return Part(compile_part(form.xml(part), blob))
+    compiled = compile_part(form.xml(part), blob)
+    return Part(compiled) if threads is None else _map(blob, threads)
 
 
-def _map(blob: Path) -> Part:
+def _map(blob: Path, threads: int | None) -> Part:
     with blob.open("rb") as file:
         # OpenVINO wants it writable; what it might write would be this process's own.
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     tensor = ov.Tensor(np.frombuffer(mapped, np.uint8), shared_memory=True)
-    part = Part(ov.Core().import_model(tensor, "CPU", SETTINGS), mapped)
+    settings = SETTINGS if threads is None else SETTINGS | {"INFERENCE_NUM_THREADS": threads}
+    part = Part(ov.Core().import_model(tensor, "CPU", settings), mapped)
     let_go(mapped)
     return part
 

@@ -109,6 +109,16 @@ def read_picture(source: str | bytes, side_px: int | None = None, fast: bool = F
         return replace(_read(file, size_bytes, name, side_px, fast), content=content)
 
 
+def read_file(path: str, most_bytes: int) -> tuple[bytes | None, bytes]:
+    """The bytes of a picture's file, None where there are more than so many, and what stands for them.
+
+    Raises: PictureError, as `read_picture` where the file itself cannot be read.
+    """
+    with _open_file(path) as (file, size_bytes, _):
+        digest = _digest(file)
+        return (file.read() if size_bytes <= most_bytes else None), digest
+
+
 @dataclass(frozen=True)
 class Header:
     """What a picture's file says before anything is decoded.

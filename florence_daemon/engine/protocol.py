@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from florence_daemon import errors
@@ -31,11 +31,28 @@ class Ask:
 
 
 @dataclass(frozen=True)
+class Resized:
+    """A picture that was made as large as the model sees it before it was sent here.
+
+    content: the file of a square, without loss. size_px: the upright whole picture's (width, height), for places in it.
+    """
+
+    content: bytes
+    size_px: tuple[int, int]
+
+
+Source = str | bytes | Resized
+"""A picture: the path as `os.fsdecode` gives it, the bytes of the file, or what another daemon made of it."""
+
+
+@dataclass(frozen=True)
 class EngineSettings:
     """What the engine process is started with; `config.ModelConfig` says what each means.
 
     state_dir: the directory for compiled and quantized models; None keeps nothing. memory_limit_bytes: what the process
-    may take of main memory before the daemon ends it; None for no limit.
+    may take of main memory before the daemon ends it; None for no limit. part, parts: which of so many engines that
+    share the processor's cores this is. server: the daemon whose model is asked, by its URL, instead of loading one;
+    server_token: what it asks for; sends_resized: it gets pictures as large as its model sees them.
     """
 
     model: str
@@ -51,18 +68,27 @@ class EngineSettings:
     memory_limit_bytes: int | None = None
     offline: bool = False
     state_dir: str | None = None
+    part: int = 0
+    parts: int = 1
+    server: str | None = None
+    server_token: str | None = field(default=None, repr=False)
+    sends_resized: bool = False
+
+    @property
+    def name(self) -> str:
+        """What the engine is called where there are several."""
+        return self.server or self.device
 
 
 @dataclass(frozen=True)
 class Request:
     """A picture and everything that is asked about it: it is decoded once and its vision part runs once.
 
-    picture: the path as `os.fsdecode` gives it, or the bytes of the file.
     urgent: somebody waits for the answer, so it goes before the others that the engine holds.
     """
 
     id: int
-    picture: str | bytes
+    picture: Source
     asks: tuple[Ask, ...]
     urgent: bool = False
 
@@ -95,21 +121,35 @@ class Stages:
 
 
 @dataclass(frozen=True)
+class Served:
+    """What a daemon elsewhere answers with: the settings of its model that decide a text, as it is configured."""
+
+    name: str
+    revision: str | None = None
+    precision: str = "auto"
+    image_size: int | None = None
+    fast_decode: bool = False
+
+
+@dataclass(frozen=True)
 class Loaded:
     """The engine has its model: where it runs, how long loading took, and how many requests at once keep it busy.
 
-    gpu_bytes: what it took of the GPU's memory; None where there is none, or it does not say.
+    gpu_bytes: what it took of the GPU's memory; None where there is none, or it does not say. side_px: of the square
+    that the model sees. served: what the daemon that is asked answers with; None for a model of our own.
     """
 
     device: str
     load_s: float
     in_flight: int
     gpu_bytes: int | None = None
+    side_px: int | None = None
+    served: Served | None = None
 
 
 @dataclass(frozen=True)
 class LoadFailed:
-    """The engine could not get its model and ends."""
+    """The engine cannot get its model, or has lost the daemon whose model it asks, and ends."""
 
     message: str
 
@@ -130,9 +170,13 @@ class HasRead:
 
 @dataclass(frozen=True)
 class Alive:
-    """The model works: sent between its steps, about once a second. gpu_bytes: as in Loaded."""
+    """The model works: sent between its steps, about once a second.
+
+    gpu_bytes: as in Loaded. in_flight: how many requests at once keep it busy by now; None: as many as before.
+    """
 
     gpu_bytes: int | None = None
+    in_flight: int | None = None
 
 
 @dataclass(frozen=True)

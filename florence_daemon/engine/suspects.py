@@ -29,8 +29,8 @@ def choose_first(held: Sequence[Pending]) -> list[Pending]:
     return [pending for pending in held if not pending.is_suspect] or choose_to_send(held, ())
 
 
-def crashed_too_often(pending: Pending, died_of: str) -> EngineCrashed:
+def crashed_too_often(crashes: int, died_of: str) -> EngineCrashed:
     """The error for a picture that is set aside."""
     return EngineCrashed(
-        f"the engine process ended {pending.crashes} times while it worked on this picture ({died_of}); it is set aside"
+        f"the engine process ended {crashes} times while it worked on this picture ({died_of}); it is set aside"
     )

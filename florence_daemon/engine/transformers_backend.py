@@ -43,6 +43,11 @@ class TransformersBackend:
         self._search = checkpoint.search
         self._settings = settings
 
+    @property
+    def side_px(self) -> int:
+        """The side of the square that the model sees."""
+        return self._layout.image_side_px
+
     def answer(self, picture: Picture, asks: Sequence[Ask]) -> tuple[list[Answer], Stages]:
         """Answer all asks about a picture; see `Backend.answer`."""
         prompts = [self._checkpoint.encode_prompt(ask) for ask in asks]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from florence_daemon.engine.checkpoint import Checkpoint
 from florence_daemon.engine.preprocess import Picture
-from florence_daemon.engine.protocol import Answer, Ask, Done, EngineSettings, Failed, Progress, Stages
+from florence_daemon.engine.protocol import Answer, Ask, Done, EngineSettings, Failed, Progress, Source, Stages
 from florence_daemon.engine.search import SearchSettings
 from florence_daemon.errors import FlorenceError
 from florence_daemon.tasks import Task, parse_answer
@@ -33,7 +33,7 @@ class Work:
     """
 
     id: int
-    source: str | bytes | Picture
+    source: Source | Picture
     asks: tuple[Ask, ...]
     reply: Reply
     is_urgent: bool = False

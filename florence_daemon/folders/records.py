@@ -29,6 +29,7 @@ SHAPES_NOTHING = ("prompt", "prompts", "text", "ext", "overwrite")
 class Making:
     """What decides a text besides the picture.
 
+    model: empty while it is not known, as no server has answered yet.
     settings: a hash of the engine's settings, empty when unknown, as at a server elsewhere; and behind a plus sign one
     of the output's options, where they are not the defaults.
     """
@@ -38,13 +39,14 @@ class Making:
     settings: str
 
     def is_same(self, other: Making) -> bool:
-        """Tell whether the same text is to be expected. Settings that are unknown count as the same."""
+        """Tell whether the same text is to be expected. A model or settings that are unknown count as the same."""
         (engine, _, shape), (engine_of_other, _, shape_of_other) = (
             each.settings.partition("+") for each in (self, other)
         )
         is_known = engine and engine_of_other
-        return (self.model, self.prompt, shape) == (other.model, other.prompt, shape_of_other) and not (
-            is_known and engine != engine_of_other
+        is_same_model = not self.model or not other.model or self.model == other.model
+        return (self.prompt, shape) == (other.prompt, shape_of_other) and not (
+            not is_same_model or (is_known and engine != engine_of_other)
         )
 
 

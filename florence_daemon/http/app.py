@@ -9,7 +9,7 @@ from typing import Any
 import falcon
 import falcon.media
 
-from florence_daemon import errors
+from florence_daemon import errors, exchange
 from florence_daemon.http.actions import Actions, ForgetResource, RescanResource, RetryResource
 from florence_daemon.http.asking import Asking
 from florence_daemon.http.chat_request import Fetch
@@ -19,6 +19,7 @@ from florence_daemon.http.metrics import MetricsResource
 from florence_daemon.http.openai import HEADERS, ChatResource, ModelsResource
 from florence_daemon.http.openapi import OpenApiResource
 from florence_daemon.http.page import OverviewResource, PageResource, TasksResource
+from florence_daemon.http.peer import PeerResource
 from florence_daemon.http.pictures import CaptionResource, Gallery, PictureResource, PicturesResource, ThumbnailResource
 from florence_daemon.http.places import RETRY_AFTER_S, Places
 from florence_daemon.http.residence import LoadResource, Residence, UnloadResource
@@ -29,7 +30,7 @@ from florence_daemon.tally import Reading
 log = logging.getLogger(__name__)
 
 # Where requests wait for the model, each in a place of its own.
-QUEUED_PATHS = ("/process_image", "/v1/chat/completions")
+QUEUED_PATHS = ("/process_image", "/v1/chat/completions", exchange.PATH)
 
 # Domain errors as HTTP errors, most special first, with seconds for Retry-After where trying again helps.
 STATUSES: tuple[tuple[type[errors.FlorenceError], Callable[..., falcon.HTTPError], int | None], ...] = (
@@ -41,6 +42,8 @@ STATUSES: tuple[tuple[type[errors.FlorenceError], Callable[..., falcon.HTTPError
     (errors.QueueFull, falcon.HTTPServiceUnavailable, RETRY_AFTER_S),
     (errors.Stopping, falcon.HTTPServiceUnavailable, 10),
     (errors.CheckpointError, falcon.HTTPServiceUnavailable, 30),
+    (errors.MalformedAsk, falcon.HTTPBadRequest, None),
+    (errors.PeerError, falcon.HTTPConflict, None),
     (errors.EngineCrashed, falcon.HTTPUnprocessableEntity, None),  # three times, with nothing else at work
     (errors.FlorenceError, falcon.HTTPInternalServerError, None),
 )
@@ -59,10 +62,14 @@ def create_app(
     actions: Actions,
     gallery: Gallery,
     residence: Residence,
+    offer: Callable[[], exchange.Offer],
     fetch: Fetch | None = None,
     allowed_origins: Collection[str] = (),
 ) -> falcon.App[Any, Any]:
-    """Wire the resources to what they need. reading: everything that is measured. fetch: see `ChatResource`."""
+    """Wire the resources to what they need. reading: everything that is measured. offer: see `PeerResource`.
+
+    fetch: see `ChatResource`.
+    """
     cors: Any = falcon.CORSMiddleware(allowed_origins, expose_headers=HEADERS) if allowed_origins else None
     asking = Asking(queue, residence.keep_alive, request_timeout_s)
     app: falcon.App[Any, Any] = falcon.App(middleware=cors)
@@ -78,6 +85,7 @@ def create_app(
     app.add_route("/v1/models", models)
     app.add_route("/v1/models/{name:path}", models, suffix="one")
     app.add_route("/v1/chat/completions", ChatResource(asking, places, model_name, fetch))
+    app.add_route(exchange.PATH, PeerResource(asking, places, offer))
     app.add_route("/ping", PingResource())
     app.add_route("/health/live", LiveResource())
     app.add_route("/health/ready", ReadyResource(readiness))
@@ -111,7 +119,9 @@ def _serialize(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPErr
 def _translate(req: falcon.Request, resp: falcon.Response, error: errors.FlorenceError, params: Any) -> None:
     """Raise the HTTP error that a domain error stands for."""
     kind, retry_after_s = next((http, after_s) for domain, http, after_s in STATUSES if isinstance(error, domain))
-    headers = None if retry_after_s is None else {"Retry-After": str(retry_after_s)}
+    headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
+    if req.path == exchange.PATH:  # The daemon that asks gives it to its own clients, or lists it.
+        raise kind(description=str(error), headers=headers | {exchange.ERROR_HEADER: type(error).__name__})
     raise kind(description=_describe(error), headers=headers)
 
 

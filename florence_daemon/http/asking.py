@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import falcon
 
-from florence_daemon.engine.protocol import Ask, Done
+from florence_daemon.engine.protocol import Ask, Done, Source
 from florence_daemon.http.contract import ON_HANG_UP
 from florence_daemon.queue import Job, JobQueue, Kind
 
@@ -22,7 +22,7 @@ class Asking:
         self._request_timeout_s = request_timeout_s
 
     def ask(
-        self, req: falcon.Request, kind: Kind, picture: bytes, asks: tuple[Ask, ...], keep_alive_s: float | None = None
+        self, req: falcon.Request, kind: Kind, picture: Source, asks: tuple[Ask, ...], keep_alive_s: float | None = None
     ) -> Done:
         """Wait for the answer, however long the model takes to load, up to the configured time-out.
 

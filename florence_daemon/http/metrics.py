@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import falcon
 
-from florence_daemon.engine.process import MODEL_STATES
+from florence_daemon.engine.member import MODEL_STATES
 from florence_daemon.queue import Kind
 from florence_daemon.tally import BOUNDS_S, OUTCOMES, STAGES, Histogram, Reading
 
@@ -52,6 +52,7 @@ def _families(reading: Reading) -> Iterator[Metric]:
     yield from _about_jobs(reading)
     yield from _about_stages(reading)
     yield from _about_model(reading)
+    yield from _about_engines(reading)
     yield from _about_folders(reading)
 
 
@@ -98,9 +99,26 @@ def _about_model(reading: Reading) -> Iterator[Metric]:
         state.add_metric([name], engine.name == name)
     yield state
     yield _gauge("model_loaded", "Whether the model is loaded", value=engine.name == "loaded")
-    resident, gpu = reading.resident_bytes or 0, engine.gpu_bytes or 0
-    yield _gauge("engine_resident_memory_bytes", "Main memory of the engine process, 0 without one", value=resident)
-    yield _gauge("engine_gpu_memory_bytes", "GPU memory that the engine process holds, as it last told", value=gpu)
+    resident, gpu = sum(each.resident_bytes or 0 for each in reading.engines), engine.gpu_bytes or 0
+    yield _gauge("engine_resident_memory_bytes", "Main memory of all engine processes, 0 without one", value=resident)
+    yield _gauge("engine_gpu_memory_bytes", "GPU memory that the engine processes hold, as they last told", value=gpu)
+
+
+def _about_engines(reading: Reading) -> Iterator[Metric]:
+    labels = ["engine", "device"]
+    state = _gauge("engine_state", "1 for the state that an engine is in", [*labels, "state"])
+    running = _gauge("engine_requests_running", "Requests that an engine has", labels)
+    answered = _counter("engine_requests_answered", "Requests that an engine has answered", labels)
+    memory = _gauge("engine_memory_bytes", "Memory of an engine's process: main, and the GPU's", [*labels, "kind"])
+    for number, each in enumerate(reading.engines):
+        named = [str(number), each.member.name]
+        for name in MODEL_STATES:
+            state.add_metric([*named, name], each.member.state.name == name)
+        running.add_metric(named, each.member.running)
+        answered.add_metric(named, each.member.answered)
+        memory.add_metric([*named, "main"], each.resident_bytes or 0)
+        memory.add_metric([*named, "gpu"], each.member.state.gpu_bytes or 0)
+    yield from (state, running, answered, memory)
 
 
 def _about_folders(reading: Reading) -> Iterator[Metric]:

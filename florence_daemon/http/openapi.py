@@ -9,8 +9,8 @@ from typing import Any
 import falcon
 
 from florence_daemon import __version__
-from florence_daemon.engine.process import MODEL_STATES
-from florence_daemon.http import openapi_v1, page_schemas
+from florence_daemon.engine.member import MODEL_STATES
+from florence_daemon.http import openapi_peer, openapi_v1, page_schemas
 from florence_daemon.http.question import LIMITS, MAX_PROMPTS, MAX_TEXT, PRIORITIES
 from florence_daemon.tasks import TASKS, prompt_tokens
 
@@ -30,7 +30,7 @@ ERRORS = {
     "403": "The host is not this server's, or the page is another site's",
     "404": "Nothing is known of this path",
     "408": "The request did not arrive whole in time",
-    "409": "The caption is not what the person saw who edits it",
+    "409": "The caption is not what the person saw who edits it, or this daemon has no model of its own to be asked",
     "413": "The request is larger than server.max_body_mb",
     "415": "Another Content-Type",
     "422": "A member is missing or out of range, or the picture brought the engine down three times",
@@ -62,7 +62,7 @@ def document(model_name: str) -> Schema:
         "info": {"title": "Florence Daemon", "version": __version__, "license": {"name": "MIT", "identifier": "MIT"}},
         "servers": [{"url": "/"}],
         "security": [{}, {"token": []}],
-        "paths": {path: {method: operation} for path, method, operation in _operations(model_name)},
+        "paths": _paths(_operations(model_name)),
         "components": {
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": "server.token"}},
             "schemas": {
@@ -74,6 +74,13 @@ def document(model_name: str) -> Schema:
             "responses": {code: _error_response(code) for code in ERRORS},
         },
     }
+
+
+def _paths(operations: list[tuple[str, str, Schema]]) -> Schema:
+    paths: Schema = {}
+    for path, method, operation in operations:
+        paths.setdefault(path, {})[method] = operation
+    return paths
 
 
 def _operations(model_name: str) -> list[tuple[str, str, Schema]]:
@@ -93,6 +100,8 @@ def _operations(model_name: str) -> list[tuple[str, str, Schema]]:
         ("/ping", "get", _text("ping", "`pong`", is_open=True)),
         ("/metrics", "get", _text("metrics", "What is measured, in Prometheus' text format")),
         *_page_operations(),
+        ("/ask", "get", _offer()),
+        ("/ask", "post", _ask()),
         ("/openapi.json", "get", _get("openapi", "This description", {"type": "object"})),
         ("/retry", "post", _action("retry", "Try failed images again, all or those at or below path", "retried")),
         ("/forget", "post", _action("forget", "Drop what is noted of the images at or below path", "forgotten", True)),
@@ -100,6 +109,22 @@ def _operations(model_name: str) -> list[tuple[str, str, Schema]]:
         ("/load", "post", _state_action("load", "Load the model now", {"keep_alive": openapi_v1.KEEP_ALIVE})),
         ("/unload", "post", _state_action("unload", "Unload the model once nothing is asked of it", {})),
     ]
+
+
+def _offer() -> Schema:
+    operation = _get("offer", "What other daemons may ask of this one", openapi_peer.offer())
+    operation["responses"] |= _errors("409")
+    return operation
+
+
+def _ask() -> Schema:
+    answer = openapi_peer.answer({"$ref": "#/components/schemas/Result"})
+    return {
+        "operationId": "ask",
+        "summary": "Answer for another daemon (model.server), which has no model of its own",
+        "requestBody": openapi_peer.question(),
+        "responses": {"200": _json("The answers", answer), **_errors("409", "415", "422", "500", "503", "504")},
+    }
 
 
 def _page_operations() -> list[tuple[str, str, Schema]]:
@@ -280,7 +305,9 @@ def _status() -> Schema:
         "resident_mb": unknown_count,
         "gpu_mb": unknown_count,
         "keep_alive_s": {"type": "number"},
+        "side_px": unknown_count,
         "idle_unload_s": {"type": "number"},
+        "engines": {"type": "array", "minItems": 1, "items": _engine(text, count, seconds)},
     }
     queue = dict.fromkeys(("http", "folder", "backfill", "running", "settling", "captioned", "failed"), count)
     health = {"enum": ["ok", "degraded", "failed"]}
@@ -299,6 +326,20 @@ def _status() -> Schema:
         ),
     }
     return _object(members)
+
+
+def _engine(text: Schema, count: Schema, seconds: Schema) -> Schema:
+    unknown_text, unknown_count = {"type": ["string", "null"]}, {"type": ["integer", "null"]}
+    return _object(
+        {
+            "name": text,
+            "state": {"enum": list(MODEL_STATES)},
+            **dict.fromkeys(("running", "answered"), count),
+            **dict.fromkeys(("device", "error"), unknown_text),
+            **dict.fromkeys(("load_s", "unloads_in_s", "retries_in_s"), seconds),
+            **dict.fromkeys(("pid", "resident_mb", "gpu_mb"), unknown_count),
+        }
+    )
 
 
 def _error() -> Schema:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import falcon
 
-from florence_daemon.engine.process import EngineState
+from florence_daemon.engine.member import EngineState
 from florence_daemon.http.actions import read_members
 from florence_daemon.http.question import keep_alive_of
 

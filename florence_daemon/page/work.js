@@ -78,6 +78,8 @@ function duration(seconds) {
 function details(model) {
   const parts = [];
   if (model.device) parts.push(`on ${model.device}`);
+  const loaded = model.engines.filter((engine) => engine.state === "loaded").length;
+  if (loaded && model.engines.length > 1) parts.push(`${loaded} of ${model.engines.length} engines`);
   if (model.load_s !== null) parts.push(`loaded in ${model.load_s} s`);
   if (model.resident_mb) parts.push(`${model.resident_mb} MB of memory`);
   return parts.join(", ");

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from florence_daemon.engine import backend as backends
-from florence_daemon.engine import batching, handle
+from florence_daemon.engine import handle, parcel
 from florence_daemon.engine.batching import Batching
 from florence_daemon.engine.child import main as real_main
 from florence_daemon.engine.preprocess import Picture, read_picture
@@ -58,5 +58,5 @@ def open_poisoned(settings: EngineSettings) -> Batching:
 
 def main() -> None:
     backends.open_loop = open_poisoned
-    batching.read_picture = read_poisoned
+    parcel.read_picture = read_poisoned
     real_main()

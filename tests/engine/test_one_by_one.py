@@ -32,7 +32,7 @@ def run(loop: OneByOne, *requests: Request) -> list[Progress]:
 
 def test_requests_are_answered_in_turn_urgent_ones_first() -> None:
     requests = [Request(1, PICTURE, ASKS), Request(2, PICTURE, ASKS), Request(3, PICTURE, ASKS, urgent=True)]
-    replies = run(OneByOne("cpu", answer), *requests)
+    replies = run(OneByOne("cpu", answer, 8), *requests)
     assert [(type(reply), reply.id) for reply in replies] == [
         *((Begun, 3), (HasRead, 3), (Done, 3)),
         *((Begun, 1), (HasRead, 1), (Done, 1)),
@@ -41,7 +41,7 @@ def test_requests_are_answered_in_turn_urgent_ones_first() -> None:
 
 
 def test_answer_tells_the_size_and_the_seconds_of_each_stage() -> None:
-    *_, done = run(OneByOne("cpu", answer), Request(1, PICTURE, ASKS))
+    *_, done = run(OneByOne("cpu", answer, 8), Request(1, PICTURE, ASKS))
     assert isinstance(done, Done)
     assert done.answers == (Answer("<CAPTION>", "(8, 6)"),)
     assert done.size_px == (8, 6)
@@ -51,14 +51,14 @@ def test_answer_tells_the_size_and_the_seconds_of_each_stage() -> None:
 
 def test_bad_ones_fail_and_the_loop_goes_on() -> None:
     requests = [Request(1, b"no", ASKS), Request(2, PICTURE, (Ask("<FAIL>"),)), Request(3, PICTURE, ASKS)]
-    replies = run(OneByOne("cpu", answer), *requests)
+    replies = run(OneByOne("cpu", answer, 8), *requests)
     ends = [reply for reply in replies if isinstance(reply, Done | Failed)]
     assert [end.error for end in ends if isinstance(end, Failed)] == ["PictureError", "EngineError"]
     assert isinstance(ends[2], Done)
 
 
 def test_closed_loop_ends() -> None:
-    loop = OneByOne("cpu", answer)
+    loop = OneByOne("cpu", answer, 8)
     loop.put(Request(1, PICTURE, ASKS), lambda reply: None)
     loop.close()
     assert not loop.run_once(None)

@@ -17,8 +17,10 @@ import httpx
 from florence_daemon.activity import MINUTES
 from florence_daemon.config import Config, ModelConfig, ServerConfig
 from florence_daemon.current import Current
-from florence_daemon.engine.process import EngineState
-from florence_daemon.errors import SidecarChanged, UnknownPath
+from florence_daemon.engine.member import EngineState, MemberState
+from florence_daemon.engine.protocol import Served
+from florence_daemon.errors import FlorenceError, SidecarChanged, UnknownPath
+from florence_daemon.exchange import Offer
 from florence_daemon.folders.ledger import Ledger
 from florence_daemon.folders.records import making_of
 from florence_daemon.http.app import QUEUED_PATHS, create_app
@@ -28,7 +30,7 @@ from florence_daemon.http.pictures import Caption, Shown
 from florence_daemon.http.places import Places
 from florence_daemon.http.server import HttpServer
 from florence_daemon.queue import JobQueue, Kind
-from florence_daemon.tally import FolderReading, Reading, Tally
+from florence_daemon.tally import EngineReading, FolderReading, Reading, Tally
 from florence_daemon.worker import Worker
 from tests.conftest import FakeEngine
 
@@ -36,6 +38,9 @@ PICTURE = b"\x89PNG the engine is a stand-in and reads nothing"
 BASE64 = base64.b64encode(PICTURE).decode()
 DATA_URI = f"data:image/png;base64,{BASE64}"
 MODEL = {"name": "some/model", "state": "unloaded", "resident_mb": None, "gpu_mb": None, "idle_unload_s": 300.0}
+ENGINE = dict.fromkeys(
+    ("pid", "device", "load_s", "unloads_in_s", "error", "retries_in_s", "resident_mb", "gpu_mb")
+) | {"name": "auto", "state": "unloaded", "running": 0, "answered": 0}
 
 
 class FakeActions:
@@ -125,6 +130,8 @@ class Api:
         self.engine = engine
         self.residence = FakeResidence()
         self.tally = Tally()
+        self.offer = Offer(Served("some/model"), 4, 64, int(config.max_body_mb * 2**20))
+        self.refusal: FlorenceError | None = None  # why it cannot be asked by another daemon
         self.readiness = Readiness("ok")
         self.actions = FakeActions()
         self.queue = JobQueue(config.max_queued, on_withdrawn=lambda job: self.tally.ended(job, "withdrawn"))
@@ -142,6 +149,7 @@ class Api:
             reading=self._reading,
             actions=self.actions,
             residence=self.residence,
+            offer=self._offer,
             fetch=fetch,
             gallery=self.gallery,
             allowed_origins=config.allowed_origins,
@@ -155,16 +163,21 @@ class Api:
 
     def _status(self) -> dict[str, Any]:
         engine = asdict(EngineState("unloaded"))
-        del engine["gpu_bytes"]
+        del engine["gpu_bytes"], engine["retries_in_s"]
         return {
             "version": "1",
             "uptime_s": 1.0,
-            "model": engine | MODEL,
+            "model": engine | MODEL | {"engines": [ENGINE]},
             "queue": self.queue.counts() | {"settling": 0, "captioned": 0, "failed": 0},
             "folders": [],
             "failures": [],
             "configuration": Current(Config()).status(),
         }
+
+    def _offer(self) -> Offer:
+        if self.refusal is not None:
+            raise self.refusal
+        return self.offer
 
     def _reading(self) -> Reading:
         counts = self.queue.counts()
@@ -175,7 +188,7 @@ class Api:
             waiting={kind: counts[kind.name.lower()] for kind in Kind},
             running=counts["running"],
             engine=self.residence.state(),
-            resident_bytes=None,
+            engines=(EngineReading(MemberState("cpu", self.residence.state(), 0, 0), None),),
             folders=(FolderReading("/pictures", "degraded", 2),),
         )
 

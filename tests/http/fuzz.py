@@ -16,7 +16,17 @@ from typing import Any
 
 PATHS = (
     *("/process_image", "/model", "/prompts", "/status", "/health/live", "/health/ready", "/openapi.json"),
-    *("/v1/models", "/v1/models/", "/v1/models/%ff", "/v1/chat/completions", "/metrics", "/ping", "/load", "/unload"),
+    *(
+        "/v1/models",
+        "/v1/models/",
+        "/v1/models/%ff",
+        "/v1/chat/completions",
+        "/metrics",
+        "/ping",
+        "/load",
+        "/unload",
+        "/ask",
+    ),
     *("/retry", "/forget", "/rescan", "/", "/nothing", "//model", "/../etc/passwd", "/%2e%2e/%00", "/%ff%fe", "*"),
 )
 METHODS = (
@@ -245,6 +255,21 @@ def _odd_chat(chance: random.Random) -> Case:
     return Case("odd chat", _json_body(chance, members, "/v1/chat/completions"))
 
 
+def _odd_ask(chance: random.Random) -> Case:
+    ask: Any = {"prompt": chance.choice(PROMPTS), "text": None, "temperature": 0.0, "top_p": 1.0, "seed": None}
+    ask |= dict.fromkeys(("num_beams", "max_new_tokens", "no_repeat_ngram_size"))
+    line: Any = {"version": 1, "urgent": False, "size_px": None, "asks": [ask]}
+    odd = chance.choice([ask, line, line])
+    odd[chance.choice([*odd, "more"])] = chance.choice(JSON_VALUES)
+    bodies = [
+        json.dumps(line).encode() + b"\n" + chance.randbytes(20),
+        json.dumps(line).encode(),
+        b"[" * 99_000 + b"\n",
+    ]
+    body = chance.choice([bodies[0], *bodies])
+    return Case("odd ask", _head(chance, len(body), "application/octet-stream", "/ask") + body)
+
+
 def _odd_base64(chance: random.Random) -> Case:
     good = base64.b64encode(chance.randbytes(30)).decode()
     prefixes = ["data:image/png;base64,", "data:,", "data:image/png;base64;base64,", "https://x/", "file:///"]
@@ -320,5 +345,6 @@ def _mutated(chance: random.Random) -> Case:
 MAKERS: tuple[Callable[[random.Random], Case], ...] = (
     *(_first_line, _address, _headers, _both_framings, _chunks, _broken_json, _odd_json, _odd_base64),
     _odd_chat,
+    _odd_ask,
     *(_odd_form, _odd_type, _odd_action, _cut_short, _noise, _mutated),
 )

@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from florence_daemon.backfill import ServerCaptioner
-from florence_daemon.client import Client
 from florence_daemon.config import ModelConfig, ServerConfig
-from florence_daemon.config_output import OutputConfig
 from florence_daemon.engine.protocol import Answer, Ask
-from florence_daemon.errors import CheckpointError, ConfigError, EngineError, PictureError, PoorAnswer
-from florence_daemon.folders.ledger import Ledger
-from florence_daemon.folders.records import making_of
+from florence_daemon.errors import CheckpointError, ConfigError, EngineError, PictureError
 from florence_daemon.http.health import Readiness
 from florence_daemon.http.places import Places
 from florence_daemon.http.server import HttpServer
-from florence_daemon.queue import Image
-from florence_daemon.sidecar_writer import SidecarWriter
 from florence_daemon.tasks import prompt_tokens
-from tests.conftest import FakeEngine, done, wait_for
+from tests.conftest import FakeEngine, done, run_command, wait_for
 from tests.http.api import BASE64, PICTURE, Api, error_of, serving
 
 
@@ -236,25 +228,19 @@ def test_port_in_use_says_what_to_do(api: Api) -> None:
 
 def test_backfill_asks_a_server_once_more_for_what_is_no_caption(api: Api, tmp_path: Path) -> None:
     def say(ask: Ask) -> Answer:
-        is_poor = ask.prompt == "<CAPTION>" and ask.max_new_tokens is None
+        is_poor = ask.prompt == "<CAPTION>" and ask.max_new_tokens == ModelConfig().max_new_tokens
         return Answer(ask.prompt, "a cat on a" if is_poor else "a cat on a mat", 100, is_cut=is_poor)
 
     api.engine.answer = say
     (tmp_path / "a.png").write_bytes(PICTURE)
-    outputs = (OutputConfig(prompt="CAPTION", ext="txt"), OutputConfig(prompt="DETAILED_CAPTION", ext="long"))
-    ledger = Ledger()
-    writer = SidecarWriter(ledger, partial(making_of, ModelConfig()))
-    client = Client(f"http://127.0.0.1:{api.port}")
-    captioner = ServerCaptioner([client], writer)
-    image = Image(str(tmp_path / "a.png"), outputs, None)
-    captioner.submit(image).result(60)
+    command = ["backfill", ".", "--server", f"http://127.0.0.1:{api.port}", "--prompt", "CAPTION", "--ext", "txt"]
+    result = run_command(*command, "--prompt", "DETAILED_CAPTION", "--ext", "long", home=tmp_path)
+    assert result.returncode == 0, result.stderr
     assert [len(asks) for _, asks, _ in api.engine.asked] == [2, 1]
     assert (tmp_path / "a.txt").read_text() == "a cat on a mat\n"
     api.engine.answer = lambda ask: Answer(ask.prompt, "x", 100, is_cut=ask.prompt == "<CAPTION>")
     (tmp_path / "a.txt").unlink()
-    with pytest.raises(PoorAnswer, match="<CAPTION> was cut off"):
-        captioner.submit(image).result(60)
+    result = run_command(*command, home=tmp_path)
+    assert result.returncode == 1
+    assert "<CAPTION> was cut off" in result.stderr
     assert not (tmp_path / "a.txt").exists()
-    captioner.close()
-    client.close()
-    ledger.close()

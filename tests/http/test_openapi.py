@@ -39,7 +39,7 @@ def test_every_address_is_described_and_every_error_documented() -> None:
     described = document("some/model")
     assert set(described["paths"]) == {
         *("/process_image", "/model", "/prompts", "/status", "/health/live", "/health/ready", "/openapi.json"),
-        *("/retry", "/forget", "/rescan", "/load", "/unload", "/ping", "/metrics"),
+        *("/retry", "/forget", "/rescan", "/load", "/unload", "/ping", "/metrics", "/ask"),
         *("/v1/models", "/v1/models/{id}", "/v1/chat/completions"),
         *("/overview", "/tasks", "/pictures", "/pictures/{id}", "/pictures/{id}/thumbnail", "/pictures/{id}/caption"),
     }

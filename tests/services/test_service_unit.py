@@ -18,7 +18,7 @@ from florence_daemon.config import Config, FolderConfig, ModelConfig, ServerConf
 from florence_daemon.errors import UsageError
 from florence_daemon.service_paths import holders, mount_points, outermost
 from florence_daemon.service_plan import Machine, plan_service
-from florence_daemon.service_unit import UNIT, Service, gpu_drop_in, sandbox_properties, unit, word
+from florence_daemon.service_unit import LOCAL_NETWORKS, UNIT, Service, gpu_drop_in, sandbox_properties, unit, word
 from florence_daemon.systemd import Scope, choose_scope, refuse_if_impossible
 from tests.conftest import run_command
 
@@ -126,10 +126,30 @@ def test_system_service_reaches_no_network_that_it_does_not_serve() -> None:
     assert reached("0.0.0.0").startswith("localhost 10.0.0.0/8 ")
 
 
+def test_system_service_reaches_the_servers_that_it_asks_and_needs_no_gpu_for_that() -> None:
+    with_gpu = Machine(PYTHON, (), "/h", has_gpu=True)
+
+    def networks(*servers: str) -> str:
+        config = Config(model=ModelConfig(server=servers), server=ServerConfig(port=1))
+        service = plan_service(config, Path("/etc/f.yaml"), with_gpu, is_system=True)
+        assert not service.has_gpu
+        return " ".join(service.networks)
+
+    assert networks("http://127.0.0.1:54880", "http://localhost:5") == ""
+    home = " ".join(LOCAL_NETWORKS)
+    assert networks("http://gpu-box:54880") == networks("http://192.168.1.7:1", "https://[fd00::1]") == home
+    assert networks("http://203.0.113.7:1", "https://[2001:db8::1]:2") == f"{home} 203.0.113.7 2001:db8::1"
+
+
 def test_gpu_is_let_in_where_the_configuration_wants_one() -> None:
     with_gpu = Machine(PYTHON, (), "/h", has_gpu=True, groups=("render",))
     assert [plan(device=device).has_gpu for device in ("auto", "cpu", "cuda", "cuda:1")] == [False, False, True, True]
-    assert [plan(device=device, machine=with_gpu).has_gpu for device in ("auto", "cpu")] == [True, False]
+    assert [plan(device=device, machine=with_gpu).has_gpu for device in ("auto", "cpu", "all")] == [True, False, True]
+    assert [plan(device=devices).has_gpu for devices in (("cpu", "cuda:1"), ("cpu", "cpu"), "all")] == [
+        True,
+        False,
+        False,
+    ]
     assert "SupplementaryGroups=render\n" in gpu_drop_in(plan(machine=with_gpu))
 
 

@@ -1,0 +1,58 @@
+"""What Ray costs beside a backfill of one machine, picture by picture, and from how many pictures on it pays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks.faults.cluster import cluster_environment, one_node
+from benchmarks.faults.fake_engine import FakeSettings
+from benchmarks.scaling.backfills import backfill, forget_captions
+from benchmarks.scaling.engines import make_files
+
+COUNTS = (100, 1000, 10_000)
+# Machines that share the work, where it is asked from how many pictures on Ray pays.
+MACHINES = 2
+
+
+def beside_ray(directory: Path, *, quick: bool) -> dict[str, Any]:
+    """The same pictures with and without Ray, by one stand-in engine that answers at once; Ray itself is running."""
+    counts = (5, 10) if quick else COUNTS
+    trees = {count: make_files(directory / str(count), count) for count in counts}
+    plain = {
+        count: backfill(directory / "home", [tree], stand_in=FakeSettings()).whole_s for count, tree in trees.items()
+    }
+    through_ray = {}
+    node_home = directory / "node"
+    node_home.mkdir()
+    with one_node(node_home, cpus=2, fake=FakeSettings()) as node:
+        for count in (counts[0], *counts):  # the first one finds no program in the disk's cache, and is not counted
+            forget_captions(trees[count])
+            through_ray[count] = backfill(
+                directory / "driver",
+                [trees[count]],
+                stand_in=FakeSettings(),
+                arguments=["--ray", node.address],
+                more=cluster_environment(node_home),
+            ).whole_s
+    return {
+        "machines": MACHINES,
+        "runs": [
+            {"pictures": count, "plain_s": round(plain[count], 2), "ray_s": round(through_ray[count], 2)}
+            for count in counts
+        ],
+    }
+
+
+def pays_from(runs: list[dict[str, float]], picture_s: float, machines: int = MACHINES) -> float | None:
+    """From how many pictures on so many machines with Ray are faster than one without; None where they never are.
+
+    picture_s: what a picture takes one machine. What Ray costs once and for each picture is that of the largest and
+    the smallest run: a straight line through both.
+    """
+    few, many = runs[0], runs[-1]
+    extra_few, extra_many = few["ray_s"] - few["plain_s"], many["ray_s"] - many["plain_s"]
+    each_s = (extra_many - extra_few) / (many["pictures"] - few["pictures"])
+    once_s = extra_few - each_s * few["pictures"]
+    gain_s = picture_s * (1 - 1 / machines) - each_s
+    return None if gain_s <= 0 else max(0.0, once_s) / gain_s

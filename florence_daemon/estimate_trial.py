@@ -1,0 +1,189 @@
+"""The trial of an estimate: a sample takes the road of a backfill on this machine, but for its last step, writing."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from statistics import fmean
+
+import attrs
+
+from florence_daemon.config import Config
+from florence_daemon.daemon import Works
+from florence_daemon.engine.protocol import Ask, Done, Stages
+from florence_daemon.errors import CheckpointError, FlorenceError, PoorAnswer, Stopping
+from florence_daemon.estimate import SAMPLE, Measured
+from florence_daemon.folders.asking import asks_of
+from florence_daemon.folders.ledger import Ledger
+from florence_daemon.quality import other_asks, reasons_against, with_others
+from florence_daemon.queue import Image, Job, JobQueue, Kind
+from florence_daemon.reporting import Progress
+from florence_daemon.worker import reason_of
+
+# Pictures that are captioned before the time counts: memory is taken, kernels are chosen.
+WARM_UP = 2
+# A sample that takes less is timed again, for within a second or two what else the machine does weighs too much.
+LEAST_S = 5.0
+# Pictures under way while it is timed again: the next pass begins before the last one ends, as a backfill has no gaps.
+AHEAD = 4 * SAMPLE
+
+# Where several engines work, others are loaded only while work waits for them.
+KEEPS_BUSY = 32
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A picture that may be tried. read: gets its bytes from where they are; None for one that has a path."""
+
+    image: Image
+    read: Callable[[], bytes] | None = None
+
+
+Ended = tuple[Subject, "Done | FlorenceError"]
+
+
+def measure(
+    config: Config, warm_up: Sequence[Subject], sample: Sequence[Subject], begin: Callable[[int], Progress]
+) -> Measured:
+    """Load the model, warm it up, and time a sample; as often as makes `LEAST_S`. begin: shows how far the first is.
+
+    Raises: CheckpointError, Stopping.
+    """
+    config = attrs.evolve(config, model=attrs.evolve(config.model, idle_unload_s=-1))
+    stages: dict[str, Stages] = {}
+    failures: dict[str, str] = {}
+    with _open_works(config) as works, ThreadPoolExecutor(KEEPS_BUSY, thread_name_prefix="fetch") as threads:
+        trial = Trial(works, config, threads)
+        began_s = time.perf_counter()
+        trial.warm_up(warm_up)
+        loaded_s = time.perf_counter()
+        passes = Passes(sample, lambda: time.perf_counter() - loaded_s < LEAST_S)
+        with closing(begin(len(sample))) as progress:
+            for number, (subject, said) in enumerate(trial.answers(passes, len(sample))):
+                if isinstance(said, Done):
+                    stages.setdefault(subject.image.path, said.stages)
+                else:
+                    failures[subject.image.path] = reason_of(said, subject.image.path)
+                if number < len(sample):
+                    progress.advance(failed=not isinstance(said, Done))
+        ended_s = time.perf_counter()
+        states = [each.state for each in works.engine.members() if each.state.name == "loaded"]
+        model = works.models.name
+    return Measured(
+        model=model,
+        device=", ".join(dict.fromkeys(str(state.device) for state in states)),
+        engines=max(1, len(states)),
+        cores=os.cpu_count() or 1,
+        load_s=loaded_s - began_s,
+        seconds=ended_s - loaded_s,
+        passes=passes.begun,
+        stages=tuple(each for path, each in stages.items() if path not in failures),
+        failures=failures,
+        fetch_s=trial.fetch_s(),
+    )
+
+
+@contextmanager
+def _open_works(config: Config) -> Iterator[Works]:
+    """Engine and worker as a backfill has them, with a ledger of their own that is thrown away."""
+    ledger = Ledger()
+    # Jobs without sidecars count as requests, of which a backfill's may fill half of the places.
+    works = Works(config, JobQueue(1000), ledger)
+    works.start()
+    try:
+        yield works
+    finally:
+        works.stop(at_once=True)
+        ledger.close()
+
+
+class Passes:
+    """A sample again and again, for as long as `goes_on` says so at the end of each pass. begun: how many passes."""
+
+    def __init__(self, sample: Sequence[Subject], goes_on: Callable[[], bool]) -> None:
+        self._sample = sample
+        self._goes_on = goes_on
+        self.begun = 0
+
+    def __iter__(self) -> Iterator[Subject]:
+        while not self.begun or self._goes_on():
+            self.begun += 1
+            yield from self._sample
+
+
+class Trial:
+    """Pictures on the road of a backfill. threads: fetch those that are elsewhere."""
+
+    def __init__(self, works: Works, config: Config, threads: ThreadPoolExecutor) -> None:
+        self._works = works
+        self._config = config
+        self._threads = threads
+        self._fetched_s: list[float] = []
+
+    def warm_up(self, subjects: Sequence[Subject]) -> None:
+        """Caption these; where there are several engines, until each has its model."""
+        for _ in self.answers(subjects):
+            pass
+        many = list(subjects) * (KEEPS_BUSY // len(subjects))
+        while len(self._works.engine.members()) > 1:
+            for _ in self.answers(many):
+                pass
+            if not any(each.state.name == "loading" for each in self._works.engine.members()):
+                break
+        self._fetched_s.clear()
+
+    def fetch_s(self) -> float:
+        """Seconds that a picture took on its way here, several at a time; 0 for those that are here."""
+        return fmean(self._fetched_s) if self._fetched_s else 0.0
+
+    def answers(self, subjects: Iterable[Subject], at_first: int = SAMPLE) -> Iterator[Ended]:
+        """Each picture with its answers, or why there are none; what is no caption is asked for once more.
+
+        at_first: how many are begun before one has ended; where that takes long, there is no second pass.
+        Raises: CheckpointError, Stopping.
+        """
+        running: dict[Future[Done], tuple[Subject, Done | None]] = {}
+        left, ahead = iter(subjects), at_first
+        while True:
+            for subject in itertools.islice(left, max(0, ahead - len(running))):
+                running[self._submit(subject, asks_of(subject.image.outputs))] = subject, None
+            if not running:
+                return
+            ended, _ = wait(running, return_when=FIRST_COMPLETED)
+            ahead = AHEAD
+            for future in ended:
+                subject, first = running.pop(future)
+                try:
+                    done = future.result()
+                except (CheckpointError, Stopping):
+                    raise
+                except FlorenceError as error:
+                    yield subject, error
+                    continue
+                if first is not None:
+                    done = with_others(first, done)
+                elif others := other_asks(asks_of(subject.image.outputs), done, self._config.model):
+                    running[self._submit(subject, others)] = subject, done
+                    continue
+                yield subject, PoorAnswer(reasons) if (reasons := reasons_against(done)) else done
+
+    def _submit(self, subject: Subject, asks: tuple[Ask, ...]) -> Future[Done]:
+        if subject.read is None:
+            return self._put(subject.image.path, asks)
+        return self._threads.submit(self._fetch, subject.read, asks)
+
+    def _fetch(self, read: Callable[[], bytes], asks: tuple[Ask, ...]) -> Done:
+        began_s = time.perf_counter()
+        content = read()
+        self._fetched_s.append(time.perf_counter() - began_s)
+        return self._put(content, asks).result()
+
+    def _put(self, picture: str | bytes, asks: tuple[Ask, ...]) -> Future[Done]:
+        job = Job(Kind.BACKFILL, picture, asks)
+        self._works.queue.put(job)
+        return job.future
