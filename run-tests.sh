@@ -5,7 +5,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 . tools/venv.sh
 . tools/packages.sh
 install_packages
-prepare_venv "dev,formats,quantize,ray"
+prepare_venv "dev,formats,quantize,ray,benchmarks"
 tools/windows_bench.sh || echo "The tests under Wine will be skipped" >&2
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .

@@ -19,7 +19,7 @@ from benchmarks.faults.process import DaemonProcess, wait_for, watching
 from florence_daemon import engines
 from florence_daemon.config import Config, ModelConfig, StateConfig
 from florence_daemon.engine.limits import memory_limit_bytes
-from tests.conftest import run_command
+from tests.conftest import Figure, run_command
 
 PICTURES = 60
 
@@ -131,7 +131,7 @@ def test_engines_on_the_processor_have_different_cores(degraded: DaemonProcess) 
     assert len(every) == 1 or not first & second
 
 
-def test_killed_engine_costs_a_second_try_of_what_it_was_at(tmp_path: Path) -> None:
+def test_killed_engine_costs_a_second_try_of_what_it_was_at(tmp_path: Path, figure: Figure) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
     pictures = write_jpegs(folder, range(PICTURES))
@@ -146,10 +146,15 @@ def test_killed_engine_costs_a_second_try_of_what_it_was_at(tmp_path: Path) -> N
     assert all(map(is_captioned_rightly, pictures))
     assert sum(begun.values()) <= PICTURES + 1  # the stand-in begins with one at a time
     assert max(begun.values()) <= 2
+    figure(
+        f"one of two engines killed: {PICTURES} of {PICTURES} captioned, {sum(begun.values()) - PICTURES} begun twice"
+    )
 
 
 @pytest.mark.parametrize("fault", [{"broken_part": 0}, {"helpless_part": 0}], ids=lambda fault: next(iter(fault)))
-def test_engine_that_fails_at_every_picture_costs_none_its_caption(tmp_path: Path, fault: dict[str, int]) -> None:
+def test_engine_that_fails_at_every_picture_costs_none_its_caption(
+    tmp_path: Path, fault: dict[str, int], figure: Figure
+) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
     pictures = write_jpegs(folder, range(PICTURES))
@@ -160,6 +165,7 @@ def test_engine_that_fails_at_every_picture_costs_none_its_caption(tmp_path: Pat
         assert (broken["answered"], whole["answered"]) == (0, PICTURES)
         assert daemon.failures() == {}
     assert all(map(is_captioned_rightly, pictures))
+    figure(f"one of two engines failing at every picture: {PICTURES} of {PICTURES} captioned by the other")
 
 
 def test_picture_that_brings_down_every_engine_is_set_aside_and_the_others_are_captioned(tmp_path: Path) -> None:

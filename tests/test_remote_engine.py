@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from florence_daemon.demo_pictures import encode_picture
-from tests.conftest import RunningDaemon, clean_environment, run_command, wait_for
+from tests.conftest import Figure, RunningDaemon, clean_environment, run_command, wait_for
 from tests.pictures import CAPTION as TEXT
 from tests.pictures import PICTURE, jpeg, rotated_jpeg, write_many
 
@@ -80,7 +80,7 @@ def test_original_resized_and_local_give_the_same_sidecars(start_daemon: Start, 
 
 
 def test_folder_is_captioned_whole_when_a_server_dies_and_waits_when_none_is_left(
-    start_daemon: Start, tmp_path: Path
+    start_daemon: Start, tmp_path: Path, figure: Figure
 ) -> None:
     folder = tmp_path / "watched"
     folder.mkdir()
@@ -109,6 +109,9 @@ def test_folder_is_captioned_whole_when_a_server_dies_and_waits_when_none_is_lef
     wait_for(lambda: captioned(folder) == COUNT + 10, 180, "the server that is back to do the rest")
     assert nas.get("/status")["queue"]["failed"] == 0
     assert "Traceback" not in nas.text()
+    figure(
+        f"one of two servers killed: {COUNT} of {COUNT} captioned; none left: 10 waited, captioned when one was back"
+    )
 
 
 def said(daemon: RunningDaemon, *urls: str) -> Any:
@@ -148,7 +151,9 @@ def test_daemons_that_name_each_other_are_told_that_neither_has_a_model(start_da
     assert reason["status"] in ("degraded", "failed")
 
 
-def test_backfill_shares_out_and_goes_on_when_a_server_is_killed(start_daemon: Start, tmp_path: Path) -> None:
+def test_backfill_shares_out_and_goes_on_when_a_server_is_killed(
+    start_daemon: Start, tmp_path: Path, figure: Figure
+) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
     write_many(folder, COUNT)
@@ -168,6 +173,7 @@ def test_backfill_shares_out_and_goes_on_when_a_server_is_killed(start_daemon: S
     assert f"{folder}/broken.jpg: is truncated (JPEG)" in said
     assert captioned(folder) == COUNT
     assert all(each.get("/status")["queue"]["running"] == 0 for each in (two,))
+    figure(f"backfill, one of two servers killed: {COUNT} of {COUNT} captioned, the broken one listed")
 
 
 def test_backfill_waits_while_no_server_answers(start_daemon: Start, tmp_path: Path) -> None:

@@ -271,9 +271,34 @@ STOPPING = (
     ),
 )
 
-CLUSTER = (
+SEVERAL = (
     Row(
-        "R1",
+        "M1",
+        "One of several engines in a machine dies, hangs, or fails at every picture; its GPU is not there",
+        "It is left out and tried again, the others do its work, health says `degraded` and which",
+        ("tests/test_engines.py", "tests/engine/test_pool_processes.py", "tests/engine/test_pool.py"),
+        gap="Engines on several GPUs: none was to be had; shown with several engines on the processor.",
+    ),
+    Row(
+        "M2",
+        "A server that a daemon or a backfill asks is down, hangs, is full, has another model, or refuses the token",
+        "It is left out and tried again, the others do its work; while none answers, pictures wait and health says why",
+        (
+            "tests/test_remote_engine.py",
+            "tests/engine/test_remote.py",
+            "tests/test_exchange.py",
+            "tests/test_served.py",
+        ),
+    ),
+    Row(
+        "M3",
+        "A server behind HAProxy is killed, stops, hangs or is full",
+        "HAProxy asks another one; clients that find all full or none there are told when to come back",
+        ("tests/test_haproxy.py",),
+        gap="TLS in HAProxy was not tried.",
+    ),
+    Row(
+        "M4",
         "An engine, a worker, a machine or the command itself is killed while a Ray cluster captions",
         "What was with it is given to others; what a killed command left is taken up by the same one",
         ("tests/cluster/test_nodes.py", "tests/cluster/test_run.py"),
@@ -282,5 +307,10 @@ CLUSTER = (
     ),
 )
 
-TABLES = {"Folders": FOLDERS, "HTTP": HTTP, "Stopping, starting, size": STOPPING, "On a Ray cluster": CLUSTER}
-ROWS = (*FOLDERS, *HTTP, *STOPPING, *CLUSTER)
+TABLES = {
+    "Folders": FOLDERS,
+    "HTTP": HTTP,
+    "Stopping, starting, size": STOPPING,
+    "Several engines and machines": SEVERAL,
+}
+ROWS = (*FOLDERS, *HTTP, *STOPPING, *SEVERAL)
