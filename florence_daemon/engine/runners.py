@@ -64,13 +64,15 @@ class CudaGraphs:
 
     def _capture(self, step: Callable[[], Offered]) -> tuple[torch.cuda.CUDAGraph, Offered]:
         """Record a step. It only writes what it is going to write anyway, so that it can be run several times."""
-        stream = torch.cuda.Stream(self._device)
-        stream.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(stream):
-            for _ in range(self.WARM_UPS):
-                step()
-        torch.cuda.current_stream(self._device).wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            offered = step()
+        # Not told, torch captures on a stream of the first GPU, which sees nothing of what another one does.
+        with torch.cuda.device(self._device):
+            stream, outer = torch.cuda.Stream(), torch.cuda.current_stream()
+            stream.wait_stream(outer)
+            with torch.cuda.stream(stream):
+                for _ in range(self.WARM_UPS):
+                    step()
+            outer.wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=stream):
+                offered = step()
         return graph, offered
