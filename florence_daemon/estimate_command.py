@@ -58,7 +58,7 @@ def run_estimate(source: Source, config: Config, gpus: int | None, *, as_json: b
     logging.getLogger("florence_daemon.job_log").setLevel(logging.ERROR)
     try:
         count, drawn = _count_and_draw(source)
-        measured = _try_out(config, drawn) if drawn else None
+        measured = _try_out(config, drawn, count.due) if drawn else None
     except KeyboardInterrupt:
         _say("stopped; nothing was written")
         return EXIT_INTERRUPTED
@@ -85,12 +85,15 @@ def _count_and_draw(source: Source) -> tuple[Count, list[Subject]]:
     return Count(source.found, drawn.offered, refused), drawn.draw()
 
 
-def _try_out(config: Config, drawn: Sequence[Subject]) -> Measured:
-    """Caption the sample; where there are no others, its first pictures warm up too."""
+def _try_out(config: Config, drawn: Sequence[Subject], due: int) -> Measured:
+    """Caption the sample; where there are no others, its first pictures warm up too.
+
+    It is timed again only as far as that looks at no more pictures than the backfill would.
+    """
     sample = drawn[-SAMPLE:]
     what = f"asking {', '.join(config.model.server)}" if config.model.server else f"loading {config.model.name}"
     _say(f"{what}, and captioning {len(sample)} of them without writing anything")
-    return measure(config, drawn[:WARM_UP], sample, open_progress)
+    return measure(config, drawn[:WARM_UP], sample, due // len(sample), open_progress)
 
 
 def _say(text: str) -> None:

@@ -31,7 +31,7 @@ def _sample(estimate: Estimate, measured: Measured) -> list[str]:
     parts = zip(("decoding", "looking", "writing"), (mean.decode_s, mean.vision_s, mean.text_s), strict=True)
     lines = [
         f"{_pictures(measured.pictures)} tried with {measured.model} on {measured.device or 'no engine'}, "
-        f"{_times(measured.passes)}in {say_seconds(measured.seconds)}: {say_pace(measured.per_s)}"
+        f"{_times(measured.passes)} each, in {say_seconds(measured.seconds)}: {say_pace(measured.per_s)}"
     ]
     if measured.stages:
         words = ", ".join(f"{part} {1000 * s:.0f} ms ({100 * s / whole_s:.0f} %)" for part, s in parts)
@@ -64,8 +64,8 @@ def _many_of(measured: Measured) -> str:
 
 
 def _say(span: Span) -> str:
-    least, most = say_time(span.least_s), say_time(span.most_s)
-    return f"{say_time(span.likely_s)} (likely between {least} and {most})"
+    likely, least, most = say_time(span.likely_s), say_time(span.least_s), say_time(span.most_s)
+    return likely if least == most else f"{likely} (likely between {least} and {most})"
 
 
 def _pictures(count: int) -> str:
@@ -73,7 +73,7 @@ def _pictures(count: int) -> str:
 
 
 def _times(passes: int) -> str:
-    return f"{passes} times " if passes > 1 else ""
+    return "once" if passes == 1 else f"{passes} times"
 
 
 def say_pace(per_s: float) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -16,6 +15,7 @@ import attrs
 from florence_daemon.config import Config
 from florence_daemon.daemon import Works
 from florence_daemon.engine.protocol import Ask, Done, Stages
+from florence_daemon.engine.sharing import allowed_processors
 from florence_daemon.errors import CheckpointError, FlorenceError, PoorAnswer, Stopping
 from florence_daemon.estimate import SAMPLE, Measured
 from florence_daemon.folders.asking import asks_of
@@ -48,11 +48,11 @@ Ended = tuple[Subject, "Done | FlorenceError"]
 
 
 def measure(
-    config: Config, warm_up: Sequence[Subject], sample: Sequence[Subject], begin: Callable[[int], Progress]
+    config: Config, warm_up: Sequence[Subject], sample: Sequence[Subject], most: int, begin: Callable[[int], Progress]
 ) -> Measured:
-    """Load the model, warm it up, and time a sample; as often as makes `LEAST_S`. begin: shows how far the first is.
+    """Load the model, warm it up, and time a sample; again, until it took `LEAST_S`, but no more than `most` times.
 
-    Raises: CheckpointError, Stopping.
+    begin: shows how far the first pass is. Raises: CheckpointError, Stopping.
     """
     config = attrs.evolve(config, model=attrs.evolve(config.model, idle_unload_s=-1))
     stages: dict[str, Stages] = {}
@@ -62,14 +62,15 @@ def measure(
         began_s = time.perf_counter()
         trial.warm_up(warm_up)
         loaded_s = time.perf_counter()
-        passes = Passes(sample, lambda: time.perf_counter() - loaded_s < LEAST_S)
+        passes = Passes(sample, most, time.perf_counter)
         with closing(begin(len(sample))) as progress:
-            for number, (subject, said) in enumerate(trial.answers(passes, len(sample))):
+            for subject, said in trial.answers(passes, len(sample)):
+                passes.ended += 1
                 if isinstance(said, Done):
                     stages.setdefault(subject.image.path, said.stages)
                 else:
                     failures[subject.image.path] = reason_of(said, subject.image.path)
-                if number < len(sample):
+                if passes.ended <= len(sample):
                     progress.advance(failed=not isinstance(said, Done))
         ended_s = time.perf_counter()
         states = [each.state for each in works.engine.members() if each.state.name == "loaded"]
@@ -78,7 +79,7 @@ def measure(
         model=model,
         device=", ".join(dict.fromkeys(str(state.device) for state in states)),
         engines=max(1, len(states)),
-        cores=os.cpu_count() or 1,
+        cores=len(allowed_processors()),
         load_s=loaded_s - began_s,
         seconds=ended_s - loaded_s,
         passes=passes.begun,
@@ -102,18 +103,39 @@ def _open_works(config: Config) -> Iterator[Works]:
         ledger.close()
 
 
-class Passes:
-    """A sample again and again, for as long as `goes_on` says so at the end of each pass. begun: how many passes."""
+def _said(future: Future[Done], first: Done | None) -> Done | FlorenceError:
+    """A picture's answers, laid over its first ones, or what came instead. Raises: CheckpointError, Stopping."""
+    try:
+        done = future.result()
+    except (CheckpointError, Stopping):
+        raise
+    except FlorenceError as error:
+        return error
+    return done if first is None else with_others(first, done)
 
-    def __init__(self, sample: Sequence[Subject], goes_on: Callable[[], bool]) -> None:
+
+class Passes:
+    """A sample again and again, `most` times at most, while all that has begun is likely to end before `LEAST_S`.
+
+    clock: seconds. begun: how many passes. ended: pictures of all of them; whoever iterates counts it up.
+    """
+
+    def __init__(self, sample: Sequence[Subject], most: int, clock: Callable[[], float]) -> None:
         self._sample = sample
-        self._goes_on = goes_on
+        self._most = most
+        self._clock = clock
+        self._began_s = clock()
         self.begun = 0
+        self.ended = 0
 
     def __iter__(self) -> Iterator[Subject]:
-        while not self.begun or self._goes_on():
+        while not self.begun or (self.begun < self._most and self._likely_s() < LEAST_S):
             self.begun += 1
             yield from self._sample
+
+    def _likely_s(self) -> float:
+        """When all that has begun will have ended, at the pace so far."""
+        return (self._clock() - self._began_s) * self.begun * len(self._sample) / max(1, self.ended)
 
 
 class Trial:
@@ -144,33 +166,31 @@ class Trial:
     def answers(self, subjects: Iterable[Subject], at_first: int = SAMPLE) -> Iterator[Ended]:
         """Each picture with its answers, or why there are none; what is no caption is asked for once more.
 
-        at_first: how many are begun before one has ended; where that takes long, there is no second pass.
+        at_first: how many are begun before half as many have ended; then it is known how long all of them will take.
         Raises: CheckpointError, Stopping.
         """
         running: dict[Future[Done], tuple[Subject, Done | None]] = {}
-        left, ahead = iter(subjects), at_first
+        left, begun, answered = iter(subjects), 0, 0
         while True:
-            for subject in itertools.islice(left, max(0, ahead - len(running))):
+            room = AHEAD - len(running) if 2 * answered >= at_first else at_first - begun
+            for subject in itertools.islice(left, max(0, room)):
+                begun += 1
                 running[self._submit(subject, asks_of(subject.image.outputs))] = subject, None
             if not running:
                 return
             ended, _ = wait(running, return_when=FIRST_COMPLETED)
-            ahead = AHEAD
             for future in ended:
                 subject, first = running.pop(future)
-                try:
-                    done = future.result()
-                except (CheckpointError, Stopping):
-                    raise
-                except FlorenceError as error:
-                    yield subject, error
-                    continue
-                if first is not None:
-                    done = with_others(first, done)
-                elif others := other_asks(asks_of(subject.image.outputs), done, self._config.model):
-                    running[self._submit(subject, others)] = subject, done
-                    continue
-                yield subject, PoorAnswer(reasons) if (reasons := reasons_against(done)) else done
+                said = _said(future, first)
+                if isinstance(said, Done) and first is None:
+                    asks = asks_of(subject.image.outputs)
+                    if others := other_asks(asks, said, self._config.model):
+                        running[self._submit(subject, others)] = subject, said
+                        continue
+                if isinstance(said, Done) and (reasons := reasons_against(said)):
+                    said = PoorAnswer(reasons)
+                answered += 1
+                yield subject, said
 
     def _submit(self, subject: Subject, asks: tuple[Ask, ...]) -> Future[Done]:
         if subject.read is None:

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from queue import SimpleQueue
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
-from florence_daemon.engine.protocol import Stages
+from florence_daemon.config import Config
+from florence_daemon.daemon import Works
+from florence_daemon.engine.protocol import Done, Stages
 from florence_daemon.estimate import LEAST_SPREAD, Count, Estimate, Measured, Reservoir
 from florence_daemon.estimate_report import estimate_lines
+from florence_daemon.estimate_trial import Passes, Subject, Trial
+from florence_daemon.queue import Image, Job
 from tests.conftest import RunningDaemon, run_command
 from tests.pictures import write_many
 
@@ -57,7 +66,7 @@ def test_time_is_that_of_the_sample_for_all_and_the_load_once() -> None:
 def test_sample_that_was_over_in_a_moment_counts_as_often_as_it_was_timed() -> None:
     assert replace(ALIKE, passes=3, seconds=6.0).per_s == pytest.approx(16.0)
     line = estimate_lines(estimate(replace(ALIKE, passes=3, seconds=6.0)), None)[1]
-    assert line == "32 pictures tried with demo on cuda:0, 3 times in 6.0 s: 16.0 pictures/s"
+    assert line == "32 pictures tried with demo on cuda:0, 3 times each, in 6.0 s: 16.0 pictures/s"
 
 
 def test_so_many_gpus_share_the_work_and_each_loads() -> None:
@@ -90,7 +99,7 @@ def test_failures_of_the_sample_are_expected_of_all() -> None:
 def test_estimate_says_where_the_time_goes_and_what_gpus_do_not_help() -> None:
     assert estimate_lines(estimate(ALIKE), 4) == [
         "32,100 pictures, 32,000 of them to be captioned",
-        "32 pictures tried with demo on cuda:0, in 8.0 s: 4.0 pictures/s",
+        "32 pictures tried with demo on cuda:0, once each, in 8.0 s: 4.0 pictures/s",
         "one picture: decoding 500 ms (50 %), looking 250 ms (25 %), writing 250 ms (25 %); "
         "loading the model, once: 10.0 s",
         "",
@@ -102,6 +111,11 @@ def test_estimate_says_where_the_time_goes_and_what_gpus_do_not_help() -> None:
     assert lines[-1] == "not in one machine such as this: its 16 cores take 16 min 40 s to decode alone"
     cpu = replace(ALIKE, device="cpu")
     assert estimate_lines(estimate(cpu), 4)[-1].startswith("4 machines such as this one, which has no GPU: 33 min")
+
+
+def test_range_that_is_one_second_wide_is_no_range() -> None:
+    found = estimate(replace(ALIKE, load_s=0.6, seconds=0.2), due=32)
+    assert estimate_lines(found, None)[-1] == "this machine: 1 s"
 
 
 def test_what_fetching_takes_is_told_where_pictures_are_elsewhere() -> None:
@@ -120,6 +134,54 @@ def test_sample_of_which_nothing_could_be_captioned_says_nothing_of_the_rest() -
     assert found.span() is None
     assert "none of the sample could be captioned, so nothing can be said of the rest" in estimate_lines(found, 2)
     assert found.as_json(2)["here"] is None
+
+
+class Clockwork:
+    """A queue whose jobs end one after the other, each when it takes `picture_s` of a clock that nothing else moves."""
+
+    def __init__(self, picture_s: float) -> None:
+        self.ended = 0
+        self.clock = lambda: self.ended * picture_s
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work)
+        self._thread.start()
+
+    def put(self, job: Job) -> None:
+        self._jobs.put(job)
+
+    def stop(self) -> None:
+        self._jobs.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            self.ended += 1
+            job.future.set_result(Done(0, (), (64, 64), Stages()))
+
+
+def passes_of(picture_s: float, most: int) -> int:
+    """How often a sample of 32 pictures is looked at that take so long each."""
+    clockwork = Clockwork(picture_s)
+    sample = [Subject(Image(f"{number}.jpg", (), None)) for number in range(32)]
+    passes = Passes(sample, most, clockwork.clock)
+    try:
+        with ThreadPoolExecutor(1) as threads:
+            works = cast(Works, SimpleNamespace(queue=clockwork))
+            for _ in Trial(works, Config(), threads).answers(passes, len(sample)):
+                passes.ended += 1
+    finally:
+        clockwork.stop()
+    assert passes.ended == 32 * passes.begun
+    return passes.begun
+
+
+def test_sample_that_takes_long_is_looked_at_once_though_its_first_picture_is_there_soon() -> None:
+    assert passes_of(0.5, most=100) == 1
+
+
+def test_sample_that_is_over_soon_is_looked_at_again_but_never_more_pictures_than_the_backfill_would() -> None:
+    assert 2 <= passes_of(0.01, most=100) <= 16
+    assert passes_of(0.0001, most=3) == 3
 
 
 def make_tree(root: Path) -> list[Path]:
@@ -142,6 +204,7 @@ def test_estimate_captions_a_sample_and_writes_nothing(tmp_path: Path) -> None:
     assert (found["pictures"], found["due"], found["refused"]) == (8, 6, 1)
     sample = found["sample"]
     assert (sample["pictures"], sample["device"], found["expected_failures"]) == (6, "cpu", 1)
+    assert sample["passes"] == 1, "the backfill itself would look at each of them once"
     assert [Path(each["path"]).name for each in sample["failures"]] == ["bad.jpg"]
     assert sample["pictures_per_s"] > 0
     assert sample["load_s"] > 0

@@ -29,7 +29,7 @@ def take_part(part: int, parts: int) -> None:
     """
     if parts == 1:
         return
-    mine = part_of(_allowed(), part, parts)
+    mine = part_of(allowed_processors(), part, parts)
     os.environ[THREADS] = str(len(mine))
     if sys.platform == "linux":
         with contextlib.suppress(OSError):  # A hardened service may not; the number of threads is kept all the same.
@@ -41,7 +41,8 @@ def own_threads(parts: int) -> int | None:
     return None if parts == 1 else int(os.environ.get(THREADS, "1"))
 
 
-def _allowed() -> set[int]:
+def allowed_processors() -> set[int]:
+    """The processors that this process may use."""
     if sys.platform == "linux":
         return set(os.sched_getaffinity(0))
     return set(range(os.cpu_count() or 1))
