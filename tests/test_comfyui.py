@@ -287,6 +287,8 @@ def test_a_batch_is_asked_several_at_a_time_and_says_only_at_its_end_how_long_th
         (Say(200, b"<html>a proxy's page</html>"), "is not a Florence Daemon"),
         (say(200, {"result": None}), "is not a Florence Daemon"),
         (say(200, ["a shape"]), "is not a Florence Daemon"),
+        (say(200, {"result": {"labels": None}}), "is not a Florence Daemon"),
+        (Say(500, b"9\r\n{", {"Transfer-Encoding": "chunked"}), "500: Internal Server Error"),
         (say(200, {"result": "a shape", "flaw": 7}), "is not a Florence Daemon"),
         (Say(200, b'{"result": "a sh', {"Content-Length": "999999"}), "is not a Florence Daemon"),
     ],
@@ -428,6 +430,20 @@ def test_cancel_is_heard_whatever_is_waited_for(
     released.set()
     wait_for(lambda: not [each for each in threading.enumerate() if each.name == "florence-daemon"], what="the threads")
     assert len(server.seen) <= 4
+
+
+def test_cancel_is_heard_though_every_answer_is_there_at_once(
+    caption: Call, server: VisionServer, comfy: types.SimpleNamespace
+) -> None:
+    server.answers = [say(200, {"result": "a shape"})]
+
+    def cancel() -> None:
+        comfy.is_cancelled = len(server.seen) > 1
+
+    server.on_request = cancel
+    with pytest.raises(Cancelled):
+        caption(tensor(*[PICTURE.image.resize((8, 8))] * 100), server=server.url)
+    assert comfy.done < 99
 
 
 def test_it_loads_in_a_python_that_has_nothing_else(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ def ask_all(ask: Ask, questions: Sequence[Question], check: Callable[[], None]) 
         threading.Thread(target=work, name="florence-daemon", daemon=True).start()
     try:
         for future in futures:
+            check()
             while not wait([future], LOOK_S).done:
                 check()
             yield future.result()

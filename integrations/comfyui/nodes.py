@@ -10,7 +10,7 @@ from typing import Any
 
 from .batch import ask_all
 from .pictures import to_pngs
-from .server import Answer, Question, Server, default_server
+from .server import LABELS, Answer, Question, Server, default_server
 
 log = logging.getLogger(__name__)
 
@@ -106,8 +106,7 @@ def _text(answer: Answer) -> str:
     """An answer as text: of places, what is there."""
     if isinstance(answer.result, str):
         return answer.result
-    labels = [*answer.result.get("labels", []), *answer.result.get("bboxes_labels", [])]
-    labels += answer.result.get("polygons_labels", [])
+    labels = [label for name in LABELS for label in answer.result.get(name, [])]
     return ", ".join(dict.fromkeys(str(label) for label in labels if label))
 
 

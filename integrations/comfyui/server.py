@@ -22,6 +22,8 @@ PATIENCE_S = 600.0
 MAX_PAUSE_S = 30.0
 BUSY = (429, 503)
 LARGEST_ANSWER_BYTES = 16 * 2**20
+# Where an answer of places says what is there; OPEN_VOCABULARY_DETECTION tells boxes from outlines.
+LABELS = ("labels", "bboxes_labels", "polygons_labels")
 SERVER_VARIABLE = "VISION_HOST"
 TOKEN_VARIABLES = ("FLORENCE_DAEMON_TOKEN", "VISION_TOKEN")
 DEFAULT_SERVER = "http://127.0.0.1:54880"
@@ -127,16 +129,20 @@ def _read(body: bytes) -> Answer:
         result, flaw = media["result"], media.get("flaw", "")
     except (ValueError, KeyError, TypeError, AttributeError):
         result = flaw = None
-    if not isinstance(result, str | dict) or not isinstance(flaw, str):
+    if not (isinstance(result, str) or _is_places(result)) or not isinstance(flaw, str):
         raise CaptionError(f"what answers is not a Florence Daemon: {body[:200]!r}")
     return Answer(result, flaw)
+
+
+def _is_places(result: Any) -> bool:
+    return isinstance(result, dict) and all(isinstance(result.get(name, []), list) for name in LABELS)
 
 
 def _told(error: urllib.error.HTTPError) -> str:
     try:
         body = error.read(65536)
         return str(json.loads(body)["detail"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
         return error.reason or "no reason is given"
 
 
