@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from florence_daemon import __version__, cli_pictures, cli_server
+from florence_daemon import __version__, cli_backfill, cli_pictures, cli_server
 from florence_daemon.command_line import (
     ConfigOption,
     LogFormat,
@@ -226,7 +226,7 @@ def _greet(file: Path | None, settings: Config, address: str) -> None:
 COMMANDS = (
     run,
     demo,
-    cli_pictures.backfill,
+    cli_backfill.backfill,
     cli_pictures.caption,
     cli_pictures.export,
     cli_pictures.lint,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -17,176 +15,17 @@ from florence_daemon.command_line import (
     LogLevelOption,
     ModelOption,
     Names,
-    Overwrite,
     Placing,
     Precision,
-    PromptsOption,
-    ResultFormat,
     Setting,
     complete_prompt,
-    has_address,
     log_if_asked,
     log_to_stderr,
-    names_given,
-    read_outputs,
     read_settings,
     refuse_both,
-    refuse_estimate,
     refuse_servers,
-    refuse_without_ray,
     with_given,
-    with_servers,
 )
-
-
-def backfill(
-    paths: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="PATH...",
-            help="Folders (with all below) or pictures; with --ray or --estimate also s3://bucket/folder.",
-        ),
-    ],
-    prompt: PromptsOption = None,
-    ext: Annotated[
-        list[str] | None, typer.Option(metavar="EXT", help="The sidecar's ending for the prompt before it.")
-    ] = None,
-    config: ConfigOption = None,
-    model: ModelOption = None,
-    server: Annotated[
-        list[str] | None,
-        typer.Option(metavar="URL", help="Let running daemons do the work; may be repeated.", show_default=False),
-    ] = None,
-    overwrite: Annotated[
-        Overwrite | None,
-        typer.Option(help="What to do with sidecars that exist; never unless told.", show_default=False),
-    ] = None,
-    prefix: Annotated[
-        str, typer.Option(metavar="TEXT", help='Put before each text: a trigger word, "ohwx, ".', show_default=False)
-    ] = "",
-    suffix: Annotated[str, typer.Option(metavar="TEXT", help="Put behind each text.", show_default=False)] = "",
-    template: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TEXT",
-            help='Several prompts in one file: "{prefix}{caption}, {tags}".',
-            show_default=False,
-        ),
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="OPTION=VALUE",
-            help="Any other option of an output, as the configuration has it: underscores=spaces. May be repeated.",
-            show_default=False,
-        ),
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be captioned.")] = False,
-    estimate: Annotated[
-        bool, typer.Option("--estimate", help="Only say how long it would take, after a trial of 32 pictures.")
-    ] = False,
-    gpus: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", min=1, help="With --estimate: also with N GPUs (or servers) like this one.", show_default=False
-        ),
-    ] = None,
-    ray: Annotated[
-        str | None,
-        typer.Option(metavar="ADDRESS", help="Work on a Ray cluster: host:port, auto, or local.", show_default=False),
-    ] = None,
-    to: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PLACE", help="With --ray: a folder or address for all results, no sidecars.", show_default=False
-        ),
-    ] = None,
-    form: Annotated[
-        ResultFormat | None, typer.Option("--format", help="With --to: what it holds; parquet.", show_default=False)
-    ] = None,
-    batch: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            min=2,
-            max=4096,
-            help="With --ray: pictures that an engine has at a time; 64.",
-            show_default=False,
-        ),
-    ] = None,
-    engine_cpus: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            min=1,
-            help="With --ray: cores of an engine; without it, an engine has a GPU, or all cores of a machine.",
-            show_default=False,
-        ),
-    ] = None,
-    report: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="With --ray: write what failed, one JSON object a line.", show_default=False),
-    ] = None,
-    as_json: JsonOption = False,
-    log_level: LogLevelOption = None,
-) -> None:
-    """Caption everything below some paths once; what has its sidecars already is skipped.
-
-    Each --prompt goes with the --ext behind it; several with a single --ext
-    come to be in one file. Without any, it writes .txt and .tag. A file
-    .florence.yaml counts as for the daemon, but for what is given here.
-    """
-    from florence_daemon.backfill import Backfill, makes_of
-    from florence_daemon.backfill_command import list_work, run_backfill
-    from florence_daemon.daemon import open_ledger
-
-    refuse_both(model, server)
-    refuse_estimate(estimate=estimate, dry_run=dry_run, gpus=gpus)
-    if not estimate:
-        refuse_without_ray(paths, ray, server, to=to, format=form, batch=batch, engine_cpus=engine_cpus, report=report)
-    outputs = read_outputs(prompt or [], ext or [], set_ or [], prefix=prefix, suffix=suffix, template=template)
-    log_if_asked(log_level)
-    settings = with_servers(read_settings(config, model=model), server or ())
-    given = names_given(prompt or ext or template, set_ or [], prefix=prefix, suffix=suffix)
-    if ray is not None or (estimate and (to is not None or has_address(paths))):
-        from florence_daemon.cluster.command import Wanted, estimate_here, run_on_cluster
-
-        refuse_servers(settings, "a cluster", "on its machines")
-        wanted = Wanted(
-            tuple(paths),
-            outputs,
-            frozenset(given),
-            overwrite.value if overwrite is not None else "never",
-            to,
-            form.value if form is not None else None,
-            batch or 64,
-            engine_cpus,
-            report,
-        )
-        if estimate or ray is None:
-            raise typer.Exit(estimate_here(wanted, settings, gpus, as_json=as_json))
-        raise typer.Exit(run_on_cluster(wanted, settings, ray, dry_run=dry_run, as_json=as_json))
-    with closing(open_ledger(settings)) as ledger:
-        work = Backfill(
-            [Path(path) for path in paths],
-            outputs,
-            ledger,
-            makes_of(settings),
-            overwrite=None if overwrite is None else overwrite.value,
-            given=given,
-            watched=settings.folders,
-            on_unreadable=lambda error: print(
-                f"{error.filename}: cannot be looked into: {error.strerror}", file=sys.stderr
-            ),
-        )
-        if dry_run:
-            raise typer.Exit(list_work(work, as_json=as_json))
-        if estimate:
-            from florence_daemon.estimate_command import Paths, run_estimate
-
-            raise typer.Exit(run_estimate(Paths(work), settings, gpus, as_json=as_json))
-        raise typer.Exit(run_backfill(work, settings, as_json=as_json))
 
 
 def caption(
