@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks import scale
-from benchmarks.scaling.cluster import pays_from
+from benchmarks.scaling.cluster import busiest, pays_from
 from benchmarks.scaling.costs import measured_models
 from benchmarks.scaling.findings import Found, find, keep, load
 from benchmarks.scaling.page import PAGE, SECTIONS, render
@@ -97,12 +97,20 @@ def test_processor_time_that_no_system_tells_is_left_out() -> None:
     )
 
 
+# Ten seconds once, and 1 ms a picture.
+RAY = [{"pictures": 100, "plain_s": 1.0, "ray_s": 11.1}, {"pictures": 10_000, "plain_s": 20.0, "ray_s": 40.0}]
+
+
 def test_ray_pays_once_what_machines_save_is_more_than_it_costs() -> None:
-    # Ten seconds once, and 1 ms a picture.
-    runs = [{"pictures": 100, "plain_s": 1.0, "ray_s": 11.1}, {"pictures": 10_000, "plain_s": 20.0, "ray_s": 40.0}]
-    assert pays_from(runs, 1.002, machines=2) == pytest.approx(20.0)
-    assert pays_from(runs, 0.002, machines=2) is None
-    text = "\n".join(ray({"machines": 2, "runs": runs}))
+    # Of 20 pictures each of two machines has ten, which is as long as one takes for all, and one of 21 has eleven.
+    assert pays_from(RAY, 1.002, machines=2, at_a_time=1) == 22
+    assert pays_from(RAY, 0.002, machines=2, at_a_time=1) is None
+
+
+def test_pictures_that_come_to_one_machine_together_are_not_shared() -> None:
+    assert [busiest(count, 2, 32) for count in (1, 32, 33, 64, 65, 96, 97)] == [1, 32, 32, 32, 33, 64, 64]
+    assert pays_from(RAY, 100.0, machines=2, at_a_time=32) == 33
+    text = "\n".join(ray({"machines": 2, "runs": RAY}))
     assert "| 100 | 1.0 s | 11.1 s | 101.0 ms |" in text
     assert "| Base, OpenVINO, int8 | " in text
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +46,25 @@ def beside_ray(directory: Path, *, quick: bool) -> dict[str, Any]:
     }
 
 
-def pays_from(runs: list[dict[str, float]], picture_s: float, machines: int = MACHINES) -> float | None:
-    """From how many pictures on so many machines with Ray are faster than one without; None where they never are.
+def pays_from(runs: list[dict[str, float]], picture_s: float, machines: int, at_a_time: int) -> int | None:
+    """The least number of pictures that so many machines with Ray caption sooner than one without; None for never.
 
-    picture_s: what a picture takes one machine. What Ray costs once and for each picture is that of the largest and
-    the smallest run: a straight line through both.
+    picture_s: what a picture takes one machine. at_a_time: how many a machine is given at least; fewer are not shared.
+    What Ray costs once and for each picture is that of the largest and the smallest run: a straight line through both.
     """
     few, many = runs[0], runs[-1]
     extra_few, extra_many = few["ray_s"] - few["plain_s"], many["ray_s"] - many["plain_s"]
     each_s = (extra_many - extra_few) / (many["pictures"] - few["pictures"])
-    once_s = extra_few - each_s * few["pictures"]
+    once_s = max(0.0, extra_few - each_s * few["pictures"])
     gain_s = picture_s * (1 - 1 / machines) - each_s
-    return None if gain_s <= 0 else max(0.0, once_s) / gain_s
+    if gain_s <= 0:
+        return None
+    counts = itertools.count(max(1, math.floor(once_s / gain_s)))
+    return next(n for n in counts if once_s + each_s * n < picture_s * (n - busiest(n, machines, at_a_time)))
+
+
+def busiest(pictures: int, machines: int, at_a_time: int) -> int:
+    """How many pictures the machine has that has most of them."""
+    batches = math.ceil(pictures / at_a_time)
+    most = math.ceil(batches / machines) * at_a_time
+    return most - (batches * at_a_time - pictures) if batches % machines == 1 % machines else most

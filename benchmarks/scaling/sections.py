@@ -9,8 +9,13 @@ from benchmarks.scaling.cluster import pays_from
 from benchmarks.scaling.costs import GIGABIT_BYTES, HOUR_S, MILLION, Model, measured_models
 from benchmarks.scaling.prose import say
 from benchmarks.tables import NONE, table
+from florence_daemon.cluster.command import Wanted
+from florence_daemon.cluster.passes import AT_A_TIME
 
 Figures = Mapping[str, Any]
+
+# Pictures that a machine of a cluster is given at a time, unless --batch says otherwise.
+GIVEN_AT_A_TIME = Wanted.batch // AT_A_TIME
 
 
 def costs(models: Sequence[Model], machine: str) -> list[str]:
@@ -154,15 +159,15 @@ def ray(figures: Figures) -> list[str]:
         "",
         *table(["pictures", "without Ray", "with Ray", "Ray's share of each picture"], rows),
         "",
-        *say("ray, after", machines=machines),
+        *say("ray, after", machines=machines, at_a_time=str(GIVEN_AT_A_TIME)),
         "",
         *table(["model", f"{machines} machines with Ray are faster from"], pays),
     ]
 
 
 def _pays_from(figures: Figures, model: Model) -> str:
-    count = pays_from(figures["runs"], 1 / model.per_s, figures["machines"])
-    return "never" if count is None else f"{max(1, round(count)):,} pictures"
+    count = pays_from(figures["runs"], 1 / model.per_s, figures["machines"], GIVEN_AT_A_TIME)
+    return "never" if count is None else f"{count:,} pictures"
 
 
 FAULTS = {
