@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.progress import say
-from florence_daemon.demo_pictures import PROMPTS, DrawnPicture, true_answer
+from florence_daemon.demo_answers import PROMPTS, true_answer
+from florence_daemon.demo_pictures import DrawnPicture
 from florence_daemon.engine.agreement import Agreement, compare, objections
 from florence_daemon.engine.backend import open_backend
 from florence_daemon.engine.batching import Batching

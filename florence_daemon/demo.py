@@ -9,7 +9,7 @@ from pathlib import Path
 
 from florence_daemon.config import Config
 from florence_daemon.daemon import Daemon, wait_and_stop
-from florence_daemon.demo_pictures import draw_picture
+from florence_daemon.demo_chance import draw_picture
 from florence_daemon.engine.protocol import Done
 from florence_daemon.job_log import describe
 from florence_daemon.queue import Job

@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from florence_daemon.demo_pictures import draw_picture, encode_picture, true_answer
+from florence_daemon.demo_answers import true_answer
+from florence_daemon.demo_chance import draw_picture
+from florence_daemon.demo_pictures import encode_picture
 from tests.conftest import RunningDaemon, wait_for
 
 HAPROXY = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin")

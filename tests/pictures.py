@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from florence_daemon.demo_pictures import Shape, cut_out, draw_shapes, encode_picture, true_answer
+from florence_daemon.demo_answers import true_answer
+from florence_daemon.demo_pictures import Shape, cut_out, draw_shapes, encode_picture
 
 SIZE_PX = (640, 480)
 SHAPES = (Shape("red", "circle", (60, 150, 250, 340)), Shape("blue", "square", (400, 160, 570, 330)))

@@ -18,7 +18,8 @@ from benchmarks.photographs import make_photographs
 from benchmarks.report import write_chart, write_report
 from benchmarks.results import Kind, Plan, Result, Row, SizeResult
 from benchmarks.rounds import Pictures, measure_size
-from florence_daemon.demo_pictures import draw_picture, encode_picture
+from florence_daemon.demo_chance import draw_picture
+from florence_daemon.demo_pictures import encode_picture
 from florence_daemon.engine.checkpoint import open_checkpoint, verify
 
 PLAN = Plan(rounds=1, pictures=2, reference_pictures=1, alone=1, new_tokens=4, batch=2)

@@ -20,7 +20,7 @@ import pytest
 import torch
 from PIL import Image
 
-from florence_daemon.demo_pictures import draw_picture
+from florence_daemon.demo_chance import draw_picture
 from florence_daemon.tasks import prompt_tokens
 from tests.conftest import RunningDaemon, wait_for
 from tests.pictures import CAPTION, DETAILED, PICTURE

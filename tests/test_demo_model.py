@@ -11,18 +11,9 @@ import pytest
 from PIL import Image, ImageOps
 from safetensors import safe_open
 
-from florence_daemon.demo_pictures import (
-    PROMPTS,
-    DrawnPicture,
-    Shape,
-    cut_out,
-    draw_picture,
-    draw_shapes,
-    encode_at_random,
-    encode_picture,
-    random_size_px,
-    true_answer,
-)
+from florence_daemon.demo_answers import PROMPTS, true_answer
+from florence_daemon.demo_chance import draw_picture, encode_at_random, random_size_px
+from florence_daemon.demo_pictures import DrawnPicture, Shape, cut_out, draw_shapes, encode_picture
 from florence_daemon.engine.backend import Backend, open_backend
 from florence_daemon.engine.checkpoint import DEMO_DIRECTORY
 from florence_daemon.engine.preprocess import read_picture

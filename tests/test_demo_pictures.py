@@ -10,25 +10,18 @@ from itertools import combinations
 import pytest
 from PIL import Image, ImageOps
 
+from florence_daemon.demo_answers import PROMPTS, place_of, size_word, true_answer
+from florence_daemon.demo_chance import MIN_CONTRAST, SIZES, contrast, draw_picture, random_size_px
 from florence_daemon.demo_pictures import (
     COLOURS,
     KINDS,
-    MIN_CONTRAST,
-    PROMPTS,
-    SIZES,
     WHITE,
     DrawnPicture,
     Shape,
-    contrast,
     cut_out,
-    draw_picture,
     draw_shapes,
     encode_picture,
     luminance,
-    place_of,
-    random_size_px,
-    size_word,
-    true_answer,
 )
 from florence_daemon.errors import PromptError
 

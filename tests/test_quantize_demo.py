@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from florence_daemon.demo_pictures import draw_picture, encode_at_random
+from florence_daemon.demo_chance import draw_picture, encode_at_random
 from florence_daemon.engine.backend import open_backend
 from florence_daemon.engine.checkpoint import DEMO_DIRECTORY, open_checkpoint
 from florence_daemon.engine.proof import is_proved

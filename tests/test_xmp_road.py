@@ -19,7 +19,8 @@ from PIL import Image
 from florence_daemon.config import FolderConfig, ModelConfig
 from florence_daemon.config_checks import BadSetting
 from florence_daemon.config_output import OutputConfig
-from florence_daemon.demo_pictures import draw_picture, encode_picture
+from florence_daemon.demo_chance import draw_picture
+from florence_daemon.demo_pictures import encode_picture
 from florence_daemon.engine.protocol import Answer, Ask
 from florence_daemon.folders import atomic
 from florence_daemon.folders.atomic import content_of

@@ -20,7 +20,8 @@ from pathlib import Path
 
 import httpx
 
-from florence_daemon.demo_pictures import Shape, draw_shapes, encode_picture, true_answer
+from florence_daemon.demo_answers import true_answer
+from florence_daemon.demo_pictures import Shape, draw_shapes, encode_picture
 
 ROOT = Path(__file__).parents[1]
 BASE, IMAGE, NAME = "localhost/florence-daemon-bench-base", "localhost/florence-daemon:bench", "florence-daemon-bench"

@@ -23,7 +23,7 @@ from threading import Thread
 from rich.console import Console
 from rich.text import Text
 
-from florence_daemon.demo_pictures import draw_picture
+from florence_daemon.demo_chance import draw_picture
 
 COLUMNS = 116
 HOME = "/home/anna"

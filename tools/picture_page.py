@@ -21,7 +21,8 @@ from typing import Any
 
 from playwright.sync_api import Browser, Page, Route, sync_playwright
 
-from florence_daemon.demo_pictures import draw_picture, encode_picture
+from florence_daemon.demo_chance import draw_picture
+from florence_daemon.demo_pictures import encode_picture
 
 # A large one, wider than high.
 ASKED = 19

@@ -17,7 +17,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from benchmarks.faults.process import DaemonProcess, NotInTime, wait_for
-from florence_daemon.demo_pictures import draw_picture, encode_picture
+from florence_daemon.demo_chance import draw_picture
+from florence_daemon.demo_pictures import encode_picture
 
 CONFIG = json.dumps({"model": {"name": "demo", "idle_unload_s": -1}})
 PROMPT = "<CAPTION>"

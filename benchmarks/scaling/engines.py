@@ -11,7 +11,8 @@ from typing import Any
 from benchmarks.faults.fake_engine import FakeSettings
 from benchmarks.faults.pictures import write_jpegs
 from benchmarks.scaling.backfills import Backfilled, backfill, forget_captions
-from florence_daemon.demo_pictures import draw_picture, encode_picture
+from florence_daemon.demo_chance import draw_picture
+from florence_daemon.demo_pictures import encode_picture
 
 ENGINES = (1, 2, 4)
 # What a picture takes of the stand-in: about what a small model takes of a GPU. It uses no processor meanwhile.

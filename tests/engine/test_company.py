@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from florence_daemon.demo_pictures import PROMPTS, draw_picture, encode_picture
+from florence_daemon.demo_answers import PROMPTS
+from florence_daemon.demo_chance import draw_picture
+from florence_daemon.demo_pictures import encode_picture
 from florence_daemon.engine.backend import open_backend
 from florence_daemon.engine.batching import Batching
 from florence_daemon.engine.protocol import Answer, Ask, Done, EngineSettings, Failed, Progress, Request

@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from florence_daemon.demo_pictures import draw_picture, encode_picture
+from florence_daemon.demo_chance import draw_picture
+from florence_daemon.demo_pictures import encode_picture
 from florence_daemon.engine.backend import Backend, open_backend
 from florence_daemon.engine.preprocess import Picture, read_picture
 from florence_daemon.engine.protocol import Ask, EngineSettings

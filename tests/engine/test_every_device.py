@@ -7,7 +7,8 @@ import random
 import pytest
 import torch
 
-from florence_daemon.demo_pictures import draw_picture, encode_picture
+from florence_daemon.demo_chance import draw_picture
+from florence_daemon.demo_pictures import encode_picture
 from florence_daemon.engine.checkpoint import DEMO, Checkpoint, find, open_checkpoint
 from florence_daemon.engine.preprocess import read_picture, to_pixels
 from florence_daemon.engine.protocol import Ask, EngineSettings

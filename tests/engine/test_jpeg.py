@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from florence_daemon.demo_pictures import draw_picture
+from florence_daemon.demo_chance import draw_picture
 from florence_daemon.engine.jpeg import can_be_scaled, scales_to_try
 from florence_daemon.engine.preprocess import read_picture, to_pixels
 from florence_daemon.errors import PictureError

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import pytest
 from PIL import Image, ImageCms
 
-from florence_daemon.demo_pictures import draw_picture
+from florence_daemon.demo_chance import draw_picture
 from florence_daemon.folders import exiftool
 from florence_daemon.folders.atomic import Directory, content_of
 from florence_daemon.folders.exiftool import ExiftoolFailed, change_packet

@@ -12,14 +12,9 @@ from typing import Any
 
 import torch
 
-from florence_daemon.demo_pictures import (
-    PROMPTS,
-    DrawnPicture,
-    draw_picture,
-    encode_at_random,
-    random_size_px,
-    true_answer,
-)
+from florence_daemon.demo_answers import PROMPTS, true_answer
+from florence_daemon.demo_chance import draw_picture, encode_at_random, random_size_px
+from florence_daemon.demo_pictures import DrawnPicture
 from florence_daemon.engine.backend import Backend, open_backend
 from florence_daemon.engine.preprocess import read_picture
 from florence_daemon.engine.protocol import Ask, EngineSettings

@@ -11,15 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from tokenizers import Tokenizer
 
-from florence_daemon.demo_pictures import (
-    COLOURS,
-    KINDS,
-    DrawnPicture,
-    draw_picture,
-    encode_at_random,
-    random_size_px,
-    true_answer,
-)
+from florence_daemon.demo_answers import true_answer
+from florence_daemon.demo_chance import draw_picture, encode_at_random, random_size_px
+from florence_daemon.demo_pictures import COLOURS, KINDS, DrawnPicture
 from florence_daemon.engine.preprocess import read_picture
 from florence_daemon.tasks import fed_text, find_task
 

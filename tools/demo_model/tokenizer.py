@@ -9,7 +9,8 @@ from pathlib import Path
 
 from tokenizers import AddedToken, ByteLevelBPETokenizer, Tokenizer, decoders, models, pre_tokenizers, processors
 
-from florence_daemon.demo_pictures import PROMPTS, draw_picture, true_answer
+from florence_daemon.demo_answers import PROMPTS, true_answer
+from florence_daemon.demo_chance import draw_picture
 from florence_daemon.engine.tokenizer import ADDED_TOKENS
 from florence_daemon.tasks import TASKS
 
