@@ -53,13 +53,15 @@ def one_of(*choices: str) -> Any:
 def device_names(_: Any, attribute: attrs.Attribute[Any], value: str | tuple[str, ...]) -> None:
     """Accept a device, or several: `auto` and `all` stand alone, and no GPU is given twice."""
     if isinstance(value, str):
-        _check_device(attribute.name, value, r"auto|all|cpu|mps|cuda(:\d+)?", "auto, cpu, cuda, cuda:1, … mps, or all")
+        _check_device(
+            attribute.name, value, r"auto|all|cpu|mps|cuda(:(0|[1-9]\d*))?", "auto, cpu, cuda, cuda:1, … mps, or all"
+        )
         return
     if not value:
         raise BadSetting(attribute.name, "must not be empty; leave the line out to get the default")
     for name in value:
         _check_device(
-            attribute.name, name, r"cpu|mps|cuda:\d+", "of several devices cpu, cuda:0, cuda:1, … or mps each"
+            attribute.name, name, r"cpu|mps|cuda:(0|[1-9]\d*)", "of several devices cpu, cuda:0, cuda:1, … or mps each"
         )
     twice = next((name for name in value if name != "cpu" and value.count(name) > 1), None)
     if twice is not None:

@@ -91,6 +91,7 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
         ("model: {device: gpu}", "'gpu' is not known; give auto, cpu, cuda, cuda:1"),
         ("model: {device: []}", "model.device: must not be empty"),
         ("model: {device: [cuda:0, gpu]}", "model.device: 'gpu' is not known; give of several devices cpu, cuda:0"),
+        ("model: {device: [cuda:0, cuda:00]}", "model.device: 'cuda:00' is not known; give of several devices cpu"),
         ("model: {device: [all]}", "model.device: 'all' is not known; give of several devices cpu, cuda:0"),
         ("model: {device: [cpu, cuda:1, cuda:1]}", "model.device: 'cuda:1' is given twice"),
         ("model: {device: [1]}", "model.device: 1 is not text"),

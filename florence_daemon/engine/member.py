@@ -46,7 +46,7 @@ class EngineState:
 class MemberState:
     """How one of the engines is doing. name: what the configuration calls it. running: requests that it was given.
 
-    answered: since the daemon's start.
+    answered: since the daemon's start, or since it has this name.
     """
 
     name: str
@@ -60,21 +60,21 @@ def join(members: Sequence[MemberState]) -> EngineState:
     states = [each.state for each in members]
     if len(states) == 1:
         return states[0]
-    name = next(name for name in BEST_FIRST if any(state.name == name for state in states))
+    best = min(states, key=lambda state: BEST_FIRST.index(state.name))
     loaded = [state for state in states if state.name == "loaded"]
     refused_s = [state.refuses_for_s for state in states if state.refuses_for_s is not None]
     left_s = [state.unloads_in_s for state in loaded if state.unloads_in_s is not None]
     gpu_bytes = [state.gpu_bytes for state in loaded if state.gpu_bytes is not None]
     return EngineState(
-        name,
-        pid=next((state.pid for state in states if state.name == name), None),
+        best.name,
+        pid=best.pid,
         device=", ".join(dict.fromkeys(str(state.device) for state in loaded)) or None,
         load_s=max((state.load_s for state in loaded if state.load_s is not None), default=None),
         unloads_in_s=max(left_s) if left_s and len(left_s) == len(loaded) else None,
         error="; ".join(_error_of(each) for each in members if each.state.error) or None,
         refuses_for_s=min(refused_s) if len(refused_s) == len(states) else None,
         gpu_bytes=sum(gpu_bytes) if gpu_bytes else None,
-        keep_alive_s=states[0].keep_alive_s,
+        keep_alive_s=best.keep_alive_s,
         side_px=next((state.side_px for state in loaded if state.side_px is not None), None),
     )
 

@@ -12,7 +12,7 @@ from florence_daemon.engine.limits import Limits
 from florence_daemon.engine.member import EngineState, GivenBack, Member, MemberState, join
 from florence_daemon.engine.process import Engine
 from florence_daemon.engine.protocol import Ask, Done, EngineSettings, Loaded, Source
-from florence_daemon.engine.seats import Seat, Standing, Ticket, stand, take_in
+from florence_daemon.engine.seats import Seat, Standing, Ticket, stand, states_of, take_in
 from florence_daemon.engine.suspects import MAX_CRASHES, crashed_too_often
 from florence_daemon.errors import CheckpointError, EngineError, FlorenceError, Stopping
 
@@ -109,24 +109,28 @@ class Pool:
 
     def members(self) -> tuple[MemberState, ...]:
         """How each engine is doing."""
+        seats = self._seats
         return tuple(
-            MemberState(seat.member.name, seat.member.state(), len(seat.tickets), seat.answered) for seat in self._seats
+            MemberState(seat.member.name, state, len(seat.tickets), seat.answered)
+            for seat, state in zip(seats, states_of(seats), strict=True)
         )
 
     def load(self) -> None:
         """Load a model although nobody asks anything yet: of several engines the first that can.
 
-        Raises: Stopping after `close`.
+        Where none could a moment ago, all try again, since nobody knows which can now. Raises: Stopping after `close`.
         """
         if self._closed:
             raise Stopping("the engine is stopping and loads nothing")
-        if len(self._seats) == 1:
-            self._seats[0].member.load()
+        seats = self._seats
+        if len(seats) == 1:
+            seats[0].member.load()
             return
         self._is_wanted = True  # if the first cannot, the next is tried
-        standing = stand(self._seats)
-        for seat in standing.choose_to_load(1) if not standing.ready else ():
-            seat.member.load()
+        standing = stand(seats)
+        if not standing.ready:
+            for seat in seats if standing.is_hopeless else standing.choose_to_load(1):
+                seat.member.load()
         self._deal()
 
     def keep_alive(self, seconds: float) -> None:
@@ -145,10 +149,10 @@ class Pool:
 
         That keeps the last one, and those that are to go at once when there is no work.
         """
-        states = [seat.member.state() for seat in self._seats]
-        is_last = sum(state.name == "loaded" for state in states) <= 1
-        for seat, state in zip(self._seats, states, strict=True):
-            seat.member.tick(more_waits=more_waits and (is_last or state.keep_alive_s == 0))
+        for seat in self._seats:
+            is_last = sum(each.member.loaded_on is not None for each in self._seats) <= 1
+            leaves_at_once = seat.member.state().keep_alive_s == 0
+            seat.member.tick(more_waits=more_waits and (is_last or leaves_at_once))
         self._deal()
 
     def renew(self, settings: Sequence[EngineSettings], idle_unload_s: float, limits: Limits) -> None:
@@ -169,6 +173,8 @@ class Pool:
         seats = []
         for each, present in zip(settings, kept, strict=True):
             seat = present or Seat(self._open_member(each, self._deal))
+            if seat.member.name != each.name:
+                seat.begin_anew()
             seat.member.renew(each, idle_unload_s, limits)
             seats.append(seat)
         with self._lock:
@@ -251,13 +257,15 @@ class Pool:
     def _give(self, standing: Standing) -> list[tuple[Seat, Ticket]]:
         """Take those that wait to their engines; the lock is held."""
         self._is_wanted = self._is_wanted and not standing.ready
-        given = []
+        given, left = [], []
         for ticket in self._waiting:
             seat = standing.choose(ticket)
-            if seat is not None:
+            if seat is None:
+                left.append(ticket)
+            else:
                 seat.tickets.append(ticket)
                 given.append((seat, ticket))
-        self._waiting = [ticket for ticket in self._waiting if ticket not in {each for _, each in given}]
+        self._waiting = left
         return given
 
     def _give_up(self) -> list[Ticket]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from florence_daemon.engine.member import EngineState, Member
@@ -56,12 +56,21 @@ class Seat:
         # Whoever writes to a process that hangs waits for it, and nobody else may wait with him.
         self._hands = ThreadPoolExecutor(1, thread_name_prefix="pool-hand")
 
+    def begin_anew(self) -> None:
+        """Count from nothing: it is another engine from now on."""
+        self.answered = self.faults = 0
+
+    @property
+    def has_suspect(self) -> bool:
+        """Whether it was given one that a process may have died of, and whatever else it is given may wait for that."""
+        return any(each.is_suspect for each in self.tickets)
+
     def has_place(self, ticket: Ticket) -> bool:
         """Tell whether it may be given this one: people and all others have as many places each.
 
         While it tries a suspect it gets nothing new but from people: the suspect is tried alone.
         """
-        if not ticket.urgent and any(each.is_suspect for each in self.tickets):
+        if not ticket.urgent and self.has_suspect:
             return False
         return sum(each.urgent == ticket.urgent for each in self.tickets) < self.member.in_flight
 
@@ -102,10 +111,13 @@ class Standing:
     is_hopeless: bool
 
     def choose(self, ticket: Ticket) -> Seat | None:
-        """The engine with the most room; for a suspect one that has not died of it, even if it must load first."""
+        """The engine with the most room; for a suspect one that has not died of it, even if it must load first.
+
+        People come to one that tries a suspect only where there is no other: should it hang, they would wait for that.
+        """
         fresh = self.fresh(ticket)
         free = [seat for seat in self.ready if (seat in fresh or not fresh) and seat.has_place(ticket)]
-        return min(free, key=lambda seat: seat.load, default=None)
+        return min(free, key=lambda seat: (seat.has_suspect, seat.load), default=None)
 
     def fresh(self, ticket: Ticket) -> list[Seat]:
         """Those that could work and have not failed at this one."""
@@ -137,6 +149,14 @@ def stand(seats: Iterable[Seat]) -> Standing:
 
 def _could_work(seat: Seat, state: EngineState) -> bool:
     return not seat.member.is_stuck and state.refuses_for_s is None and state.name != "restarting"
+
+
+def states_of(seats: Sequence[Seat]) -> list[EngineState]:
+    """How each is doing. Where none can work, the next request tries also those that are left out while others can."""
+    states = [seat.member.state() for seat in seats]
+    if any(state.retries_in_s is None and not seat.member.is_stuck for seat, state in zip(seats, states, strict=True)):
+        return states
+    return [replace(state, retries_in_s=state.refuses_for_s) if state.name == "failed" else state for state in states]
 
 
 def take_in(waiting: list[Ticket], tickets: Sequence[Ticket]) -> None:

@@ -80,8 +80,15 @@ class FakeMember:
         for name in names:
             self.had[name].set_exception(EngineError("cuDNN error"))
 
+    @property
+    def loaded_on(self) -> str | None:
+        return self.now.device
+
     def tick(self, *, more_waits: bool) -> None:
+        """An idle one leaves, unless more waits."""
         self.told.append(more_waits)
+        if self.now.unloads_in_s == 0 and not more_waits:
+            self.now = EngineState("unloaded", keep_alive_s=300.0)
 
     def renew(self, settings: EngineSettings, idle_unload_s: float, limits: Limits) -> None:
         self.settings = settings
@@ -229,6 +236,19 @@ def test_people_have_places_of_their_own(two: Setup) -> None:
     assert two.has(["a", "c", "person"], ["b", "d"])
     two.opened[0].answer("a")
     assert two.has(["c", "person", "e"], ["b", "d"])
+
+
+def test_people_do_not_wait_for_a_suspect_where_another_engine_can_answer_them(two: Setup) -> None:
+    first, _ = two.opened
+    two.submit("a")
+    assert two.has(["a"], [])
+    first.die("a")
+    assert two.has([], ["a"])
+    first.arrive()
+    two.submit("b", "c")
+    assert two.has(["b", "c"], ["a"])
+    two.submit("person", urgent=True)
+    assert two.has(["b", "c", "person"], ["a"])
 
 
 def test_what_a_dead_process_had_not_begun_goes_to_another_and_what_it_had_is_tried_there_alone(two: Setup) -> None:
@@ -385,6 +405,41 @@ def test_models_that_nobody_needs_leave_though_others_work(two: Setup) -> None:
     assert [member.told[-1] for member in two.opened] == [True, True]
 
 
+def test_when_all_are_idle_the_last_one_stays_while_more_waits(two: Setup) -> None:
+    for member in two.opened:
+        member.become(EngineState("loaded", device=member.name, unloads_in_s=0.0))
+    two.pool.tick(more_waits=True)
+    two.pool.tick(more_waits=True)
+    assert [member.now.name for member in two.opened] == ["unloaded", "loaded"]
+    two.pool.tick(more_waits=False)
+    assert two.opened[1].now.name == "unloaded"
+
+
+def test_load_has_all_try_again_where_none_could_a_moment_ago() -> None:
+    setup = Setup("cuda:98", "cuda:99")
+    for member in setup.opened:
+        member.refuse()
+    setup.pool.load()
+    assert [member.told for member in setup.opened] == [["load"], ["load"]]
+    assert setup.pool.state().name == "loading"
+    setup.opened[1].arrive()
+    setup.pool.load()
+    assert [member.told for member in setup.opened] == [["load"], ["load"]]
+    setup.pool.close()
+
+
+def test_engine_is_told_to_be_left_out_only_while_another_can_work() -> None:
+    setup = Setup("cuda:98", "cuda:99")
+    setup.opened[0].now = EngineState("failed", error="no such GPU", refuses_for_s=20.0, retries_in_s=500.0)
+    assert [each.state.retries_in_s for each in setup.pool.members()] == [500.0, None]
+    setup.opened[1].now = EngineState("failed", error="no such GPU", retries_in_s=400.0)
+    assert [each.state.retries_in_s for each in setup.pool.members()] == [20.0, None]
+    setup.opened[1].now = EngineState("failed", error="its process cannot be ended")
+    setup.opened[1].is_stuck = True
+    assert [each.state.retries_in_s for each in setup.pool.members()] == [20.0, None]
+    setup.pool.close()
+
+
 def test_load_is_for_the_first_that_can_and_unload_and_keep_alive_for_all() -> None:
     setup = Setup("cuda:99", "cuda:0", "cuda:1")
     setup.pool.load()
@@ -422,6 +477,15 @@ def test_engine_whose_name_is_gone_is_given_the_new_one(two: Setup) -> None:
     assert [each.name for each in two.pool.members()] == ["cuda:1", "cuda:5"]
 
 
+def test_engine_that_was_given_another_name_has_answered_nothing_under_it(two: Setup) -> None:
+    two.submit("a", "b")
+    assert two.has(["a"], ["b"])
+    for member, name in zip(two.opened, "ab", strict=True):
+        member.answer(name)
+    two.renew("cuda:1", "cuda:5")
+    assert [(each.name, each.answered) for each in two.pool.members()] == [("cuda:1", 1), ("cuda:5", 0)]
+
+
 def test_close_ends_what_waits_and_what_engines_have(two: Setup) -> None:
     two.submit("a", "b", "c", "d", "e")
     assert two.has(["a", "c"], ["b", "d"])
@@ -437,6 +501,8 @@ def test_what_several_are_together() -> None:
     setup.opened[1].now = EngineState("loaded", 2, "cuda:1", 3.0, None, gpu_bytes=5)
     setup.opened[2].now = EngineState("loaded", 3, "cuda:2", 4.0, 7.0, gpu_bytes=6)
     assert setup.pool.state() == EngineState("loaded", 2, "cuda:1, cuda:2", 4.0, None, gpu_bytes=11)
+    setup.opened[1].now = replace(setup.opened[1].now, keep_alive_s=7.0)
+    assert setup.pool.state().keep_alive_s == 7.0
     setup.pool.close()
 
 
