@@ -187,7 +187,10 @@ def backfill(
     if ray is not None or (estimate and (to is not None or has_address(paths))):
         from florence_daemon.cluster.command import Wanted, estimate_here, run_on_cluster
 
-        refuse_servers(settings, "a cluster", "on its machines")
+        if estimate:
+            refuse_servers(settings, "an estimate for a cluster or a store")
+        else:
+            refuse_servers(settings, "a cluster", "on its machines")
         kind = None if form is None else form.value
         wanted = Wanted(tuple(paths), outputs, given, rule or "never", to, kind, batch or 64, engine_cpus, report)
         if estimate or ray is None:

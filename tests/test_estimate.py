@@ -262,6 +262,10 @@ def test_estimate_of_broken_pictures_alone_fails(tmp_path: Path) -> None:
     [
         (["--gpus", "2"], "--gpus goes with --estimate"),
         (["--estimate", "--dry-run"], "--estimate and --dry-run do not go together"),
+        (
+            ["s3://bucket/photos", "--estimate", "--server", "http://127.0.0.1:9"],
+            "an estimate for a cluster or a store needs the model on this machine",
+        ),
     ],
 )
 def test_what_does_not_go_with_an_estimate_is_refused(tmp_path: Path, arguments: list[str], expected: str) -> None:
