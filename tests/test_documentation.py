@@ -32,6 +32,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 def commands() -> list[list[str]]:
     lines = [line for page in PAGES for code in blocks(page, "sh") for line in code.replace("\\\n", " ").splitlines()]
+    lines += re.findall(r"`(florence-daemon [^`]+ --[^`]+)`", PAGES[0].read_text(encoding="utf-8"))
     found = [shlex.split(line, comments=True) for line in lines if line.startswith("florence-daemon ")]
     return [words[1:] for words in found]
 
@@ -68,11 +69,28 @@ def test_every_configuration_that_is_documented_is_right(tmp_path: Path) -> None
         config_file.load(tmp_path / "example.yaml", {})
 
 
+def headings(page: Path) -> set[str]:
+    """What links call the headings of a page, as GitHub makes it of their words."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
+
+
+def links(page: Path) -> list[tuple[str, str]]:
+    """The files that a page links to, with the heading if a link names one; its own headings are links to no file."""
+    found = re.findall(r"\]\(([^)#]*)(?:#([^)]+))?\)", page.read_text(encoding="utf-8"))
+    return [(target, heading) for target, heading in found if not target.startswith("http")]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_to_files_that_are_there(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
-        if not target.startswith("http"):
-            assert (page.parent / target).exists(), target
+def test_links_lead_to_files_and_headings_that_are_there(page: Path) -> None:
+    for target, heading in links(page):
+        file = page.parent / target if target else page
+        assert file.exists(), target
+        assert not heading or heading in headings(file), f"{target}#{heading}"
+
+
+def test_readme_leads_to_every_page() -> None:
+    assert {page.relative_to(ROOT).as_posix() for page in PAGES[1:]} <= {target for target, _ in links(PAGES[0])}
 
 
 def test_readme_names_every_prompt() -> None:
