@@ -151,6 +151,15 @@ def test_no_file_moves_the_port_away_from_the_health_check(tmp_path: Path) -> No
     assert str(config.server.port) == image_environment()[f"{PREFIX}SERVER__PORT"]
 
 
+def test_every_variable_that_is_documented_is_a_setting() -> None:
+    text = (ROOT / "docs" / "container.md").read_text(encoding="utf-8")
+    documented = re.findall(rf"--env '?({PREFIX}\w+)=(\[[^\]]*\]|[\w./-]+)", text)
+    names = {name.removeprefix(PREFIX) for name, _ in documented}
+    assert {"MODEL__SERVER", "MODEL__DEVICE", "SERVER__ALLOWED_HOSTS"} <= names
+    for name, value in documented:
+        load_as_in_the_image(None, **{name: value}, **TOKEN)
+
+
 def test_health_check_tells_well_from_ill_and_from_gone(answering: Any) -> None:
     assert is_healthy(answering(200))
     assert not is_healthy(answering(503))
