@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
 
 from florence_daemon.errors import PictureError, UsageError
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 # Two letters at least: C:\ is a drive.
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+# name:password@ before the machine's name; host:22/me@home is none.
+PASSWORD = re.compile(r"(://[^/:@\s]+):(?!\d+/)[^@\s]*@")
+# What pyarrow takes behind an address, as in ?region=eu-west-1&scheme=http; any other ? belongs to a name.
+OPTIONS = re.compile(r"\?[a-z_]+=[^/?#&]*(?:&[a-z_]+=[^/?#&]*)*\Z")
 # What is written here appears whole or not at all; elsewhere a file is written under another name first.
 WHOLE = ("s3", "gcs", "abfs", "py::fsspec+s3", "py::fsspec+gcs", "py::fsspec+abfs")
 # No picture is larger, and all of a batch are in memory at once.
@@ -118,15 +122,21 @@ def open_trees(addresses: Sequence[str]) -> list[Tree]:
 
 
 def _open_tree(address: str) -> Tree:
-    if not is_address(address):
-        return _folder(Path(address))
-    if address.lower().startswith("file://"):
-        return _folder(Path(url2pathname(urlsplit(address).path)))
+    path = _path_here(address)
+    if path is not None:
+        return _folder(path)
     store = open_store(address)
     kind = _asking(address, lambda: store.look(store.path)).type.name
     if kind == "NotFound":
-        raise PictureError(f"{address}: there is no such picture or folder")
+        raise PictureError(f"{without_password(address)}: there is no such picture or folder")
     return store
+
+
+def _path_here(address: str) -> Path | None:
+    """The path that an address is, if it is one of this machine's."""
+    if not is_address(address):
+        return Path(address)
+    return Path(url2pathname(urlsplit(address).path)) if address.lower().startswith("file://") else None
 
 
 def _folder(path: Path) -> Folder:
@@ -138,32 +148,61 @@ def _folder(path: Path) -> Folder:
 
 
 def open_store(address: str) -> Store:
-    """The store of an address: s3 and gs through pyarrow, any other that fsspec knows through that.
+    """The store of an address, or a folder as one: s3 and gs through pyarrow, others through fsspec if that knows them.
 
     Raises: PictureError when it cannot be reached; UsageError without pyarrow.
     """
     try:
         from pyarrow import ArrowInvalid
-        from pyarrow.fs import FileSystem
+        from pyarrow.fs import FileSystem, LocalFileSystem
     except ModuleNotFoundError as error:
-        raise missing(f"{address}: reading this", error) from None
+        raise missing(f"{without_password(address)}: reading this", error) from None
+    here = _path_here(address)
+    if here is not None:
+        return Store(LocalFileSystem(), here.absolute().as_posix(), "")
 
     def open_it() -> tuple[FileSystem, str]:
         try:
-            return FileSystem.from_uri(address)
+            return FileSystem.from_uri(_as_uri(address))
         except ArrowInvalid as error:
             if "Unrecognized filesystem type" not in str(error):
                 raise
             return _through_fsspec(address)
 
     files, path = _asking(address, open_it)
-    prefix = address[: address.index("://") + 3]
-    return Store(files, path.rstrip("/"), prefix)
+    path = path.rstrip("/")
+    return Store(files, path, _prefix(without_password(address), path))
+
+
+def _as_uri(address: str) -> str:
+    """An address as pyarrow reads it: in a URI a space, a # and the like are written otherwise than in names."""
+    options = OPTIONS.search(address)
+    end = options.start() if options else len(address)
+    scheme, _, rest = address[:end].partition("://")
+    authority, slash, path = rest.partition("/")
+    return f"{scheme}://{authority}{slash}{quote(path)}{address[end:]}"
+
+
+def _prefix(address: str, path: str) -> str:
+    """What comes before a path of the store in an address; the machine too, where that is no part of the path."""
+    scheme = address[: address.index("://") + 3]
+    machine = address.rstrip("/").removesuffix(path)
+    return machine if path.startswith("/") and machine.startswith(scheme) else scheme
+
+
+def without_password(text: str) -> str:
+    """The same, with no password or secret key in an address that it holds; messages go to logs."""
+    return PASSWORD.sub(r"\1:***@", text)
 
 
 def missing(what: str, error: ModuleNotFoundError) -> UsageError:
     """The error for a library that is not installed."""
     return UsageError(f'{what} needs {error.name}, which is not installed: pip install "florence-daemon[ray]"')
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, in one line: stores and Ray say much in many."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _through_fsspec(address: str) -> tuple[FileSystem, str]:
@@ -179,7 +218,8 @@ def _asking(address: str, ask: Callable[[], Any]) -> Any:
     try:
         return ask()
     except (OSError, ValueError, ImportError) as error:
-        raise PictureError(f"{address}: cannot be reached: {' '.join(str(error).split())}") from error
+        said = one_line(error).replace(_as_uri(address), address)
+        raise PictureError(without_password(f"{address}: cannot be reached: {said}")) from None
 
 
 def _remove(files: FileSystem, path: str) -> None:

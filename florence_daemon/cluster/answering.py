@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Sequence
@@ -9,15 +10,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from florence_daemon.cluster.addresses import Store, Tree
+from florence_daemon.cluster.addresses import Store, Tree, one_line
 from florence_daemon.cluster.due import Errand
-from florence_daemon.cluster.parts import Parts, Record
+from florence_daemon.cluster.forms import Record
+from florence_daemon.cluster.parts import Parts
 from florence_daemon.config import Config
 from florence_daemon.config_output import OutputConfig
 from florence_daemon.daemon import Works
 from florence_daemon.engine.protocol import Answer, Ask, Done
 from florence_daemon.errors import (
     CheckpointError,
+    DatasetError,
     DiskFull,
     FlorenceError,
     PoorAnswer,
@@ -33,6 +36,8 @@ from florence_daemon.folders.sidecars import sidecar_path
 from florence_daemon.quality import flaw_of, other_asks, reasons_against, with_others
 from florence_daemon.queue import Job, JobQueue, Kind
 from florence_daemon.worker import reason_of
+
+log = logging.getLogger(__name__)
 
 # What ends a run, since no other picture will fare better.
 ENDS_IT = (CheckpointError, DiskFull)
@@ -82,7 +87,7 @@ class Answering:
     def _beside(self, errand: Errand) -> Outcome:
         try:
             return self._into_store(errand, errand.store) if errand.store is not None else self._into_folder(errand)
-        except FlorenceError as error:
+        except Exception as error:
             return _failed(errand, error)
 
     def _into_folder(self, errand: Errand) -> Outcome:
@@ -101,13 +106,14 @@ class Answering:
         path = store.path_of(image.path)
         directory, _, name = path.rpartition("/")
         places = {each: f"{directory}/{sidecar_path(name, each, lambda _: False)}" for each in image.outputs}
-        before = _look(store, [path, *places.values()])
-        is_there = {output: found is not None for output, found in zip(places, before[1:], strict=True)}
-        if image.overwrite == "never" and all(is_there.values()):
+        before, *there = _look(store, [path, *places.values()])
+        if image.overwrite == "never" and all(there):
             return Outcome(image.path, was_there=True)
         done = self._ask(read_from(store, path), asks_of(image.outputs))
-        if _look(store, [path]) != before[:1]:
+        after, *there = _look(store, [path, *places.values()])
+        if after != before:
             raise SidecarError("changed while it was captioned; nothing was written")
+        is_there = dict(zip(places, map(bool, there), strict=True))
         for output, content in _contents(name, image.outputs, done):
             if image.overwrite != "never" or not is_there[output]:
                 _write(store, places[output], content)
@@ -116,18 +122,18 @@ class Answering:
 
     def _into_part(self, errands: Sequence[Errand], parts: Parts) -> list[Outcome]:
         """Results of a batch make one file, named by its pictures: to do it again finds it there."""
-        there = parts.held([errand.image.path for errand in errands])
-        outcomes = [Outcome(errand.image.path, was_there=True) for errand in errands if errand.image.path in there]
-        left = [errand for errand in errands if errand.image.path not in there]
-        answered = list(self._threads.map(self._record, left))
-        records = [record for record, _ in answered if record is not None]
-        if records:
-            try:
+        paths = [errand.image.path for errand in errands]
+        try:
+            there = parts.held(paths)
+            left = [errand for errand in errands if errand.image.path not in there]
+            answered = list(self._threads.map(self._record, left))
+            records = [record for record, _ in answered if record is not None]
+            if records:
                 parts.write([errand.image.path for errand in left], records)
-            except OSError as error:
-                reason = f"{parts.address}: cannot be written: {' '.join(str(error).split())}"
-                return [Outcome(errand.image.path, error=reason, ends_it=True) for errand in errands]
-        return outcomes + [outcome for _, outcome in answered]
+        except (OSError, DatasetError) as error:
+            reason = str(error) if isinstance(error, DatasetError) else f"{parts.address}: {one_line(error)}"
+            return [Outcome(paths[0], error=reason, ends_it=True)]
+        return [Outcome(path, was_there=True) for path in paths if path in there] + [each for _, each in answered]
 
     def _record(self, errand: Errand) -> tuple[Record | None, Outcome]:
         image = errand.image
@@ -146,7 +152,7 @@ class Answering:
                 for output, content in _contents(image.path, image.outputs, done)
             }
             _refuse_poor(done)
-        except FlorenceError as error:
+        except Exception as error:
             return None, _failed(errand, error)
         content = picture if isinstance(picture, bytes) else None
         structured = frozenset(each.ending.removeprefix(".") for each in image.outputs if each.is_structured)
@@ -197,8 +203,11 @@ def _answered(errand: Errand, done: Done) -> Outcome:
     return Outcome(errand.image.path, {answer.prompt: answer.result for answer in done.answers})
 
 
-def _failed(errand: Errand, error: FlorenceError) -> Outcome:
+def _failed(errand: Errand, error: Exception) -> Outcome:
     path = errand.image.path
+    if not isinstance(error, FlorenceError):  # what a store's own library raises
+        log.error("%s", path, exc_info=error)
+        return Outcome(path, error=f"{type(error).__name__}: {one_line(error)}")
     return Outcome(path, error=reason_of(error, path), ends_it=isinstance(error, ENDS_IT))
 
 
@@ -207,7 +216,7 @@ def read_from(store: Store, path: str) -> bytes:
     try:
         return store.read(path)
     except OSError as error:
-        raise UnreadablePicture(f"cannot be read: {' '.join(str(error).split())}") from error
+        raise UnreadablePicture(f"cannot be read: {one_line(error)}") from error
 
 
 def _read_file(path: str) -> bytes:
@@ -223,7 +232,7 @@ def _look(store: Store, paths: list[str]) -> list[tuple[Any, ...] | None]:
     try:
         found = store.files.get_file_info(paths)
     except OSError as error:
-        raise UnreadablePicture(f"cannot be looked at: {' '.join(str(error).split())}") from error
+        raise UnreadablePicture(f"cannot be looked at: {one_line(error)}") from error
     return [(each.size, each.mtime_ns) if each.type.name == "File" else None for each in found]
 
 
@@ -231,4 +240,4 @@ def _write(store: Store, path: str, content: bytes) -> None:
     try:
         store.write(path, content)
     except OSError as error:
-        raise SidecarError(f"{store.address(path)}: cannot be written: {' '.join(str(error).split())}") from error
+        raise SidecarError(f"{store.address(path)}: cannot be written: {one_line(error)}") from error

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,12 +17,12 @@ import attrs
 from florence_daemon.cluster.addresses import Store, Tree, open_trees
 from florence_daemon.cluster.answering import Outcome, read_from
 from florence_daemon.cluster.due import Due, Errand, Wish
-from florence_daemon.cluster.parts import Parts, open_parts
+from florence_daemon.cluster.parts import Parts, Turn, open_parts
 from florence_daemon.cluster.passes import AT_A_TIME
 from florence_daemon.cluster.plan import Plan, pack
 from florence_daemon.cluster.pool import Cluster
 from florence_daemon.cluster.report import Report
-from florence_daemon.config import Config
+from florence_daemon.config import Config, ServerConfig
 from florence_daemon.config_output import OutputConfig
 from florence_daemon.errors import FlorenceError, UsageError
 from florence_daemon.estimate_command import run_estimate
@@ -54,16 +54,40 @@ class Wanted:
 
 def run_on_cluster(wanted: Wanted, config: Config, address: str, *, dry_run: bool, as_json: bool) -> int:
     """Caption everything on the cluster at `address`; return the exit code."""
-    trees, parts, due = _look(wanted, config, prepares=not dry_run)
+    trees, parts = _open(wanted)
     if dry_run:
+        done = frozenset() if parts is None else parts.done()
+        due = _due(wanted, config, trees, done, _say_unreadable)
         return _list(due, has_sidecars=parts is None, as_json=as_json)
-    plan = Plan(attrs.evolve(config, model=_for_engines(config)), tuple(trees), parts, wanted.batch)
-    return _run(due, plan, address, wanted, as_json=as_json)
+    report = Report(wanted.report)
+    try:
+        with closing(report), nullcontext() if parts is None else Turn(parts) as turn:
+            done = frozenset() if turn is None else turn.done
+            due = _due(wanted, config, trees, done, lambda error: report.add(str(error.filename), _unlisted(error)))
+            is_stopped = _run(
+                due,
+                Plan(_for_engines(config), tuple(trees), parts, wanted.batch),
+                address,
+                wanted,
+                report,
+                as_json=as_json,
+            )
+    except KeyboardInterrupt:
+        is_stopped = True
+    finally:
+        for path, reason in report.failures:
+            _say(f"{printable(path)}: {printable(reason)}")
+    if is_stopped:
+        _say("interrupted; the same command takes up there")
+        return EXIT_INTERRUPTED
+    return EXIT_SOME_FAILED if report.failures else 0
 
 
 def estimate_here(wanted: Wanted, config: Config, gpus: int | None, *, as_json: bool) -> int:
     """Say how long it would take this machine, and so many GPUs, without any cluster; return the exit code."""
-    trees, _, due = _look(wanted, config, prepares=False)
+    trees, parts = _open(wanted)
+    done = frozenset() if parts is None else parts.done()
+    due = _due(wanted, config, trees, done, _say_unreadable)
     return run_estimate(Addresses(trees, due), config, gpus, as_json=as_json)
 
 
@@ -88,59 +112,62 @@ class Addresses:
             yield Subject(errand.image, read), reason
 
 
-def _look(wanted: Wanted, config: Config, *, prepares: bool) -> tuple[list[Tree], Parts | None, Due]:
-    """Where the pictures are, where results go if that is elsewhere, and what is due. prepares: that place is made."""
+def _open(wanted: Wanted) -> tuple[list[Tree], Parts | None]:
+    """Where the pictures are, and where results go if that is elsewhere. Raises: UsageError, PictureError."""
     if wanted.overwrite not in ("never", "always"):
-        raise UsageError(f"--overwrite {wanted.overwrite} needs the ledger of one machine; with --ray, never or always")
+        raise UsageError(
+            f"--overwrite {wanted.overwrite} needs the ledger of one machine: leave out --ray, "
+            "or give --overwrite never or always"
+        )
     if wanted.to is not None and wanted.overwrite == "always":
         raise UsageError("--overwrite always and --to do not go together: give a new place for new results")
     trees = open_trees(wanted.addresses)
-    parts = None if wanted.to is None else open_parts(wanted.to, wanted.form or "parquet")
-    done: frozenset[str] = frozenset()
-    if parts is not None and prepares:
-        parts.prepare()
-    if parts is not None:
-        done = parts.done()
-    wish = Wish(wanted.outputs, wanted.overwrite == "always", wanted.given, is_apart=parts is not None)
-    return trees, parts, Due(trees, wish, config, done=done, on_unreadable=_say_unreadable)
+    return trees, None if wanted.to is None else open_parts(wanted.to, wanted.form or "parquet")
 
 
-def _for_engines(config: Config) -> Any:
-    """The model as each engine of the cluster has it: in itself, on what Ray gives to it, until its work is done."""
-    return attrs.evolve(config.model, server=(), device="auto", idle_unload_s=-1)
+def _due(
+    wanted: Wanted,
+    config: Config,
+    trees: Sequence[Tree],
+    done: frozenset[str],
+    on_unreadable: Callable[[OSError], None],
+) -> Due:
+    wish = Wish(wanted.outputs, wanted.overwrite == "always", wanted.given, is_apart=wanted.to is not None)
+    return Due(trees, wish, config, done=done, on_unreadable=on_unreadable)
 
 
-def _run(due: Due, plan: Plan, address: str, wanted: Wanted, *, as_json: bool) -> int:
+def _for_engines(config: Config) -> Config:
+    """As each engine of the cluster has it: the model in itself, on what Ray gives to it, until its work is done.
+
+    No token travels with it.
+    """
+    model = attrs.evolve(config.model, server=(), server_token=None, device="auto", idle_unload_s=-1)
+    return attrs.evolve(config, model=model, server=ServerConfig())
+
+
+def _run(due: Due, plan: Plan, address: str, wanted: Wanted, report: Report, *, as_json: bool) -> bool:
+    """Caption what is due; tell whether a signal ended it."""
     errands = due.errands(cleans=True)
     first = next(errands, None)
     if first is None:
-        _say("nothing to do: every picture has its captions")
-        return 0
-    with ExitStack() as stack:
-        report = stack.enter_context(closing(Report(wanted.report)))
-        cluster = stack.enter_context(closing(Cluster(address, wanted.engine_cpus)))
+        if not report.failures:
+            _say("nothing to do: every picture has its captions")
+        return False
+    with closing(Cluster(address, wanted.engine_cpus)) as cluster:
         signals = StopSignal()
         others = itertools.takewhile(lambda _: not signals.is_set, errands)
         parcels, due_count, refused = _hand_in(cluster, itertools.chain([first], others), plan.batch // AT_A_TIME)
+        if signals.is_set:
+            return True
         if parcels:
             _say(f"{due_count} images, {cluster.places()}")
-        progress = open_progress(due_count + len(refused))
-        try:
+        with closing(open_progress(due_count + len(refused))) as progress:
             _take(refused, progress, report, as_json=as_json)
             for outcomes in cluster.run(plan, parcels):
                 _take(outcomes, progress, report, as_json=as_json)
                 if signals.is_set:
                     break
-        except KeyboardInterrupt:
-            signals.is_set = True
-        finally:
-            progress.close()
-    for path, reason in report.failures:
-        _say(f"{printable(path)}: {printable(reason)}")
-    if signals.is_set:
-        _say("interrupted; the same command takes up there")
-        return EXIT_INTERRUPTED
-    return EXIT_SOME_FAILED if report.failures else 0
+        return signals.is_set
 
 
 def _hand_in(
@@ -197,14 +224,18 @@ def _list(due: Due, *, has_sidecars: bool, as_json: bool) -> int:
             continue
         count += 1
         sidecars = [sidecar_path(image.path, output) for output in image.outputs] if has_sidecars else []
-        line = f"{printable(image.path)} -> {', '.join(map(printable, sidecars))}" if sidecars else image.path
+        line = " -> ".join(filter(None, (printable(image.path), ", ".join(map(printable, sidecars)))))
         print(json.dumps({"image": image.path, "sidecars": sidecars}) if as_json else line)
     _say(f"{count} images would be captioned")
     return 0
 
 
 def _say_unreadable(error: OSError) -> None:
-    _say(f"{error.filename}: cannot be looked into: {error.strerror or error}")
+    _say(f"{printable(str(error.filename))}: {printable(_unlisted(error))}")
+
+
+def _unlisted(error: OSError) -> str:
+    return f"cannot be looked into: {error.strerror}"
 
 
 def _say(text: str) -> None:

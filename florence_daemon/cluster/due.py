@@ -11,6 +11,7 @@ import attrs
 
 from florence_daemon.backfill import Backfill
 from florence_daemon.cluster.addresses import Folder, Store, Tree
+from florence_daemon.cluster.forms import RESERVED
 from florence_daemon.cluster.objects import Objects, settings_of
 from florence_daemon.config import Config, FolderConfig
 from florence_daemon.config_output import OutputConfig
@@ -58,6 +59,9 @@ class Due:
         """done: pictures whose results are elsewhere already. on_unreadable: told of what cannot be listed."""
         if wish.is_apart and any(each.is_xmp for each in wish.outputs):
             raise UsageError("--ext xmp: XMP is merged into files beside the pictures; leave out --to, or take txt")
+        taken = next((each.ext for each in wish.outputs if each.ending.removeprefix(".") in RESERVED), None)
+        if wish.is_apart and taken is not None:
+            raise UsageError(f"--ext {taken}: with --to this says something else of a picture; give another, as txt")
         self._trees = trees
         self._wish = wish
         self._config = config

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from florence_daemon.cluster.addresses import Store
+from florence_daemon.cluster.addresses import Store, one_line
 from florence_daemon.config import FolderConfig
 from florence_daemon.config_output import OutputConfig
 from florence_daemon.errors import ConfigError, FlorenceError, PictureError, SidecarError
@@ -58,6 +58,8 @@ class Objects:
             try:
                 listing, deeper = self._list(directory)
             except OSError as error:
+                # Once it has a name, it tells nothing but this and that.
+                error.strerror = error.strerror or one_line(error)
                 error.filename = error.filename or self._store.address(directory)
                 self._on_unreadable(error)
                 continue
@@ -83,7 +85,7 @@ class Objects:
         except ConfigError as error:
             return ConfigError("; ".join(str(error).splitlines()).replace(f"/{path}", self._store.address(path)))
         except (OSError, PictureError) as error:
-            return ConfigError(f"{self._store.address(path)}: cannot be read: {' '.join(str(error).split())}")
+            return ConfigError(f"{self._store.address(path)}: cannot be read: {one_line(error)}")
 
     def _images_of(self, listing: Listing, here: Settings | ConfigError) -> Iterator[Found]:
         if isinstance(here, ConfigError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import pickle
 import socket
@@ -12,11 +13,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from florence_daemon import __version__
-from florence_daemon.cluster.addresses import Folder, Tree
+from florence_daemon.cluster.addresses import Folder, Tree, one_line
 from florence_daemon.cluster.answering import Answering, Outcome
 from florence_daemon.cluster.due import Errand
 from florence_daemon.cluster.parts import Parts
 from florence_daemon.config import Config
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,12 @@ class Captioner:
         errands: tuple[Errand, ...] = pickle.loads(parcel)  # noqa: S301 - the driver of this very job packed it
         if self._problem is not None:
             return [Outcome(errands[0].image.path, error=self._problem, ends_it=True)]
-        return self._answering.caption(errands)
+        try:
+            return self._answering.caption(errands)
+        except Exception as error:  # else Ray drops the batch, and says nothing of why
+            log.exception("%s and those with it", errands[0].image.path)
+            reason = f"{socket.gethostname()}: {type(error).__name__}: {one_line(error)}"
+            return [Outcome(errands[0].image.path, error=reason, ends_it=True)]
 
     def __del__(self) -> None:
         if hasattr(self, "_answering"):

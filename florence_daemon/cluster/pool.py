@@ -9,7 +9,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from florence_daemon.cluster.addresses import missing
+from florence_daemon.cluster.addresses import missing, one_line
 from florence_daemon.cluster.answering import Outcome
 from florence_daemon.cluster.passes import LOST, Pass, Places
 from florence_daemon.cluster.plan import Plan
@@ -51,8 +51,8 @@ class Cluster:
                     log_to_driver=False,
                     **(own if address == "local" else {}),
                 )
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            raise ClusterError(f"--ray {address}: {' '.join(str(error).split())}") from error
+        except (ConnectionError, RuntimeError, ValueError, OSError, self._ray.exceptions.RayError) as error:
+            raise ClusterError(f"--ray {address}: {one_line(error)}{_hint()}") from error
         context = self._ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
@@ -117,6 +117,15 @@ def _import_ray() -> Any:
     except ModuleNotFoundError as error:
         raise missing("--ray", error) from None
     return ray
+
+
+def _hint() -> str:
+    """What may be amiss where something answers: Ray does not say so of a token that it was not given."""
+    if os.environ.get("RAY_AUTH_MODE") == "token":
+        return ""
+    return (
+        "; if the cluster asks for a token, set RAY_AUTH_MODE=token here too, and have its token in ~/.ray/auth_token"
+    )
 
 
 def _check_reachable(address: str) -> None:

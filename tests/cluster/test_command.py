@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from florence_daemon.cluster.addresses import Folder
+from florence_daemon.cluster.addresses import Folder, Store
 from florence_daemon.cluster.command import Wanted, run_on_cluster
 from florence_daemon.cluster.plan import Plan, problem_here
 from florence_daemon.config import Config, ModelConfig
@@ -37,7 +37,7 @@ def caption(ray: str, *addresses: str | Path, dry_run: bool = False, **wanted: s
         ((".", "--ray", "local", "--format", "jsonl"), "--format goes with --to"),
         ((".", "--ray", "local", "--server", "http://127.0.0.1:1"), "do not go together"),
         ((".", "--ray", "local", "--to", "x", "--overwrite", "always"), "give a new place"),
-        ((".", "--ray", "local", "--overwrite", "stale"), "with --ray, never or always"),
+        ((".", "--ray", "local", "--overwrite", "stale"), "leave out --ray, or give --overwrite never or always"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
@@ -90,3 +90,40 @@ def test_machine_that_cannot_take_part_says_why(tmp_path: Path) -> None:
     assert problem_here(plan) is None
     assert "install the same on all" in str(problem_here(replace(plan, version="0.0.1")))
     assert "does not see /nowhere/photos" in str(problem_here(replace(plan, trees=(Folder(Path("/nowhere/photos")),))))
+
+
+def test_directory_that_cannot_be_listed_is_a_failure(
+    tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bucket.put("a/1.jpg", b"x")
+    bucket.put("a/1.txt", b"a caption")
+
+    def fail(self: Store, directory: str) -> None:
+        raise OSError("AWS Error SLOW_DOWN:\nreduce your request rate")
+
+    monkeypatch.setattr(Store, "list", fail)
+    report = tmp_path / "report.jsonl"
+    assert caption("127.0.0.1:1", "s3://pictures/a", report=report) == 1  # type: ignore[arg-type]
+    reason = "cannot be looked into: AWS Error SLOW_DOWN: reduce your request rate"
+    assert json.loads(report.read_text()) == {"image": "s3://pictures/a", "error": reason}
+    said = capsys.readouterr().err
+    assert f"s3://pictures/a: {reason}" in said
+    assert "nothing to do" not in said
+
+
+def test_report_of_an_earlier_run_does_not_outlive_its_failures(tmp_path: Path) -> None:
+    report = tmp_path / "report.jsonl"
+    report.write_text('{"image": "gone.jpg", "error": "was broken"}\n')
+    assert caption("127.0.0.1:1", tmp_path, report=report) == 0  # type: ignore[arg-type]
+    assert report.read_text() == ""
+
+
+def test_interruption_while_pictures_are_listed_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("florence_daemon.cluster.due.Due.errands", interrupt)
+    assert caption("127.0.0.1:1", tmp_path) == 130
+    assert "the same command takes up there" in capsys.readouterr().err

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from florence_daemon.cluster.addresses import Folder, Store, open_trees
 from florence_daemon.cluster.due import Due, Wish
+from florence_daemon.cluster.forms import Record
+from florence_daemon.cluster.parts import open_parts
 from florence_daemon.config import Config, ModelConfig
 from florence_daemon.config_output import OutputConfig
 from florence_daemon.errors import PictureError, UsageError
@@ -123,6 +126,40 @@ def test_place_that_is_not_there_or_not_known_is_said(bucket: Bucket) -> None:
         open_trees(["what://ever"])
 
 
+@pytest.mark.parametrize(
+    "folder", ["my photos", "ünï", "100%", "p%20q", "h#sh", "q?u", "a+b", "[x]", "c:d", "me@home:x", "it's"]
+)
+def test_names_in_an_address_are_as_they_are_listed(bucket: Bucket, folder: str) -> None:
+    bucket.put(f"{folder}/{folder}.jpg", b"x")
+    (listed,) = [errand.image.path for errand, _ in due_at("s3://pictures").errands()]
+    assert listed == f"s3://pictures/{folder}/{folder}.jpg"
+    assert [errand.image.path for errand, _ in due_at(f"s3://pictures/{folder}").errands()] == [listed]
+    assert [errand.image.path for errand, _ in due_at(listed).errands()] == [listed]
+    parts = open_parts(f"s3://pictures/{folder}/out", "jsonl")
+    parts.claim()
+    parts.write([listed], [Record(listed, {"txt": "x"}, (1, 1))])
+    assert parts.done() == {listed}
+
+
+def test_options_of_a_store_may_stand_behind_its_address(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket.put("a b/1.jpg", b"x")
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    server = bucket.url.removeprefix("http://")
+    due = due_at(f"s3://pictures/a b?scheme=http&endpoint_override={server}")
+    assert found(due) == ["s3://pictures/a b/1.jpg .txt"]
+
+
+@pytest.mark.parametrize(
+    "address", ["s3://AKEY:sec@pictures/none", "s3://AKEY:se/c@pictures/x", "ftps://me:se@there/x"]
+)
+def test_password_in_an_address_is_not_printed(bucket: Bucket, address: str) -> None:
+    with pytest.raises(PictureError) as caught:
+        open_trees([address])
+    said = str(caught.value)
+    assert "***@" in said
+    assert not re.search("sec|se/c|:se@", said)
+
+
 def test_other_stores_go_through_fsspec() -> None:
     from fsspec.implementations.memory import MemoryFileSystem
 
@@ -143,3 +180,10 @@ def test_xmp_is_refused_where_there_is_nothing_to_merge_it_into(bucket: Bucket, 
     assert "merged into files on disk" in found(due_at("s3://pictures", wish=Wish((xmp,))))[0]
     with pytest.raises(UsageError, match="leave out --to"):
         due_at(tmp_path, wish=Wish((xmp,), is_apart=True))
+
+
+def test_name_of_a_column_is_no_ending_for_results_in_one_place(tmp_path: Path) -> None:
+    width = OutputConfig(prompt="CAPTION", ext="width")
+    assert found(due_at(tmp_path, wish=Wish((width,)))) == []
+    with pytest.raises(UsageError, match="--ext width: with --to this says something else"):
+        due_at(tmp_path, wish=Wish((width,), is_apart=True))

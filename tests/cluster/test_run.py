@@ -145,3 +145,24 @@ def test_model_that_cannot_be_loaded_ends_the_run_with_its_reason(node: cluster.
     assert ended.returncode == 1
     assert str(tmp_path / "model") in ended.stderr.splitlines()[-1]
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("mode", "said"), [(None, "set RAY_AUTH_MODE=token here too"), ("token", "no authentication token was found")]
+)
+def test_cluster_that_asks_for_a_token_says_what_to_do(
+    node: cluster.Node, tmp_path: Path, mode: str | None, said: str
+) -> None:
+    cluster.write_drawings(tmp_path, 1)
+    variables = {name: value for name, value in node.environment.items() if not name.startswith("RAY_AUTH")}
+    ended = subprocess.run(
+        [sys.executable, "-m", "florence_daemon", "backfill", str(tmp_path), "--ray", node.address],
+        capture_output=True,
+        text=True,
+        env={**variables, "HOME": str(tmp_path), **({"RAY_AUTH_MODE": mode} if mode else {})},
+        timeout=300,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert said in ended.stderr
+    assert "Traceback" not in ended.stderr
