@@ -57,8 +57,7 @@ def measure(
     config = attrs.evolve(config, model=attrs.evolve(config.model, idle_unload_s=-1))
     stages: dict[str, Stages] = {}
     failures: dict[str, str] = {}
-    with _open_works(config) as works, ThreadPoolExecutor(KEEPS_BUSY, thread_name_prefix="fetch") as threads:
-        trial = Trial(works, config, threads)
+    with _open_trial(config) as trial:
         began_s = time.perf_counter()
         trial.warm_up(warm_up)
         loaded_s = time.perf_counter()
@@ -73,8 +72,8 @@ def measure(
                 if passes.ended <= len(sample):
                     progress.advance(failed=not isinstance(said, Done))
         ended_s = time.perf_counter()
-        states = [each.state for each in works.engine.members() if each.state.name == "loaded"]
-        model = works.models.name
+        states = [each.state for each in trial.works.engine.members() if each.state.name == "loaded"]
+        model = trial.works.models.name
     return Measured(
         model=model,
         device=", ".join(dict.fromkeys(str(state.device) for state in states)),
@@ -90,16 +89,20 @@ def measure(
 
 
 @contextmanager
-def _open_works(config: Config) -> Iterator[Works]:
+def _open_trial(config: Config) -> Iterator[Trial]:
     """Engine and worker as a backfill has them, with a ledger of their own that is thrown away."""
     ledger = Ledger()
     # Jobs without sidecars count as requests, of which a backfill's may fill half of the places.
     works = Works(config, JobQueue(1000), ledger)
+    threads = ThreadPoolExecutor(KEEPS_BUSY, thread_name_prefix="fetch")
     works.start()
     try:
-        yield works
+        yield Trial(works, config, threads)
     finally:
+        # The engine ends before the threads do, which wait for its answers.
+        threads.shutdown(wait=False, cancel_futures=True)
         works.stop(at_once=True)
+        threads.shutdown()
         ledger.close()
 
 
@@ -142,7 +145,7 @@ class Trial:
     """Pictures on the road of a backfill. threads: fetch those that are elsewhere."""
 
     def __init__(self, works: Works, config: Config, threads: ThreadPoolExecutor) -> None:
-        self._works = works
+        self.works = works
         self._config = config
         self._threads = threads
         self._fetched_s: list[float] = []
@@ -152,10 +155,10 @@ class Trial:
         for _ in self.answers(subjects):
             pass
         many = list(subjects) * (KEEPS_BUSY // len(subjects))
-        while len(self._works.engine.members()) > 1:
+        while len(self.works.engine.members()) > 1:
             for _ in self.answers(many):
                 pass
-            if not any(each.state.name == "loading" for each in self._works.engine.members()):
+            if not any(each.state.name == "loading" for each in self.works.engine.members()):
                 break
         self._fetched_s.clear()
 
@@ -205,5 +208,5 @@ class Trial:
 
     def _put(self, picture: str | bytes, asks: tuple[Ask, ...]) -> Future[Done]:
         job = Job(Kind.BACKFILL, picture, asks)
-        self._works.queue.put(job)
+        self.works.queue.put(job)
         return job.future

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.faults.fake_engine import FakeSettings
 from tests.cluster.stores import Bucket
-from tests.conftest import clean_environment
+from tests.conftest import clean_environment, wait_for
 from tests.pictures import jpeg
 
 
@@ -54,3 +56,22 @@ def test_what_has_its_results_in_another_place_is_not_due(bucket: Bucket, tmp_pa
     found = estimate(bucket.address, "--ray", "auto", "--to", "out", bucket=bucket, home=tmp_path)
     assert (found["pictures"], found["due"]) == (1, 1)
     assert not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_waits_for_no_picture_that_was_fetched(bucket: Bucket, tmp_path: Path) -> None:
+    for number in range(4):
+        bucket.put(f"{number}.jpg", jpeg())
+    gate, begun = tmp_path / "gate", tmp_path / "begun"
+    gate.touch()
+    fake = FakeSettings(gate=str(gate), log=str(begun))
+    command = [sys.executable, "-m", "benchmarks.faults.fake_engine", "backfill", bucket.address, "--estimate"]
+    variables = clean_environment(tmp_path) | bucket.environment | fake.as_environment()
+    with subprocess.Popen([*command, "--model", "demo"], env=variables, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            wait_for(begun.exists, 120, "the first picture")
+            process.send_signal(signal.SIGINT)
+            _, told = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 130, told
+    assert told.splitlines()[-1] == "stopped; nothing was written"
