@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def measure(names: Sequence[str], *, quick: bool) -> dict[str, Found]:
     for name in names:
         say(f"{name}: {ROWS[name].title}" + ("" if quick else f"; about {sum(left.values()):.0f} min left"))
         with tempfile.TemporaryDirectory(prefix="scale-") as directory:
-            found[name] = find(lambda name=name, at=Path(directory): ROWS[name].run(at, quick=quick))  # type: ignore[misc]
+            found[name] = find(partial(ROWS[name].run, Path(directory), quick=quick))
         say(f"{name}: {found[name].error or found[name].figures}; took {found[name].took_s:.0f} s")
         del left[name]
     return found

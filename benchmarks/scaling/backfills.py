@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import IO, Any
 from benchmarks.faults.fake_engine import FakeSettings
 from benchmarks.faults.process import environment
 
-# A backfill that says nothing for so long hangs.
+# A backfill that takes so long hangs.
 LONGEST_S = 600.0
 
 
@@ -60,8 +61,13 @@ def backfill(
     began_s = time.monotonic()
     command = [sys.executable, "-m", module, "backfill", *map(str, paths), *own]
     with (home / "log").open("ab") as log, open_process(command, log, environment(home, variables)) as process:
-        moments = _watch(process)
-        code = process.wait(LONGEST_S)
+        patience = threading.Timer(LONGEST_S, process.kill)
+        patience.start()
+        try:
+            moments = _watch(process)
+            code = process.wait()
+        finally:
+            patience.cancel()
     whole_s = time.monotonic() - began_s
     failed = sum(each.failed for each in moments)
     if code not in (0, 1) or not moments or code != (1 if failed else 0):
