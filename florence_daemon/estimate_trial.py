@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -55,22 +55,12 @@ def measure(
     begin: shows how far the first pass is. Raises: CheckpointError, Stopping.
     """
     config = attrs.evolve(config, model=attrs.evolve(config.model, idle_unload_s=-1))
-    stages: dict[str, Stages] = {}
-    failures: dict[str, str] = {}
     with _open_trial(config) as trial:
         began_s = time.perf_counter()
         trial.warm_up(warm_up)
         loaded_s = time.perf_counter()
         passes = Passes(sample, most, time.perf_counter)
-        with closing(begin(len(sample))) as progress:
-            for subject, said in trial.answers(passes, len(sample)):
-                passes.ended += 1
-                if isinstance(said, Done):
-                    stages.setdefault(subject.image.path, said.stages)
-                else:
-                    failures[subject.image.path] = reason_of(said, subject.image.path)
-                if passes.ended <= len(sample):
-                    progress.advance(failed=not isinstance(said, Done))
+        stages, failures = listen(trial.answers(passes, len(sample)), passes, begin(len(sample)))
         ended_s = time.perf_counter()
         states = [each.state for each in trial.works.engine.members() if each.state.name == "loaded"]
         model = trial.works.models.name
@@ -86,6 +76,25 @@ def measure(
         failures=failures,
         fetch_s=trial.fetch_s(),
     )
+
+
+def listen(answers: Iterable[Ended], passes: Passes, progress: Progress) -> tuple[dict[str, Stages], dict[str, str]]:
+    """What each picture took in its first pass, which is the one that is shown; and why others have no captions."""
+    stages: dict[str, Stages] = {}
+    failures: dict[str, str] = {}
+    with ExitStack() as showing:
+        showing.callback(progress.close)
+        for subject, said in answers:
+            passes.ended += 1
+            if isinstance(said, Done):
+                stages.setdefault(subject.image.path, said.stages)
+            else:
+                failures[subject.image.path] = reason_of(said, subject.image.path)
+            if passes.ended <= len(passes.sample):
+                progress.advance(failed=not isinstance(said, Done))
+            if passes.ended == len(passes.sample):
+                showing.close()
+    return stages, failures
 
 
 @contextmanager
@@ -124,7 +133,7 @@ class Passes:
     """
 
     def __init__(self, sample: Sequence[Subject], most: int, clock: Callable[[], float]) -> None:
-        self._sample = sample
+        self.sample = sample
         self._most = most
         self._clock = clock
         self._began_s = clock()
@@ -134,11 +143,11 @@ class Passes:
     def __iter__(self) -> Iterator[Subject]:
         while not self.begun or (self.begun < self._most and self._likely_s() < LEAST_S):
             self.begun += 1
-            yield from self._sample
+            yield from self.sample
 
     def _likely_s(self) -> float:
         """When all that has begun will have ended, at the pace so far."""
-        return (self._clock() - self._began_s) * self.begun * len(self._sample) / max(1, self.ended)
+        return (self._clock() - self._began_s) * self.begun * len(self.sample) / max(1, self.ended)
 
 
 class Trial:

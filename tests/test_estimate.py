@@ -20,8 +20,9 @@ from florence_daemon.daemon import Works
 from florence_daemon.engine.protocol import Done, Stages
 from florence_daemon.estimate import LEAST_SPREAD, Count, Estimate, Measured, Reservoir
 from florence_daemon.estimate_report import estimate_lines
-from florence_daemon.estimate_trial import Passes, Subject, Trial
+from florence_daemon.estimate_trial import Passes, Subject, Trial, listen
 from florence_daemon.queue import Image, Job
+from florence_daemon.reporting import Progress
 from tests.conftest import RunningDaemon, run_command
 from tests.pictures import write_many
 
@@ -173,6 +174,19 @@ def passes_of(picture_s: float, most: int) -> int:
         clockwork.stop()
     assert passes.ended == 32 * passes.begun
     return passes.begun
+
+
+def test_only_the_first_look_at_each_picture_is_shown() -> None:
+    shown: list[str] = []
+    progress = cast(
+        Progress, SimpleNamespace(advance=lambda failed: shown.append("on"), close=lambda: shown.append("closed"))
+    )
+    sample = [Subject(Image(f"{number}.jpg", (), None)) for number in range(2)]
+    times = [Stages(0, 0, number) for number in range(6)]
+    answers = [(sample[number % 2], Done(0, (), (64, 64), each)) for number, each in enumerate(times)]
+    stages, _ = listen(answers, Passes(sample, 3, lambda: 0.0), progress)
+    assert shown == ["on", "on", "closed"]
+    assert list(stages.values()) == times[:2]
 
 
 def test_sample_that_takes_long_is_looked_at_once_though_its_first_picture_is_there_soon() -> None:
