@@ -7,12 +7,14 @@ with, and an answer are JSON. Nothing of it is believed: a daemon elsewhere may 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from florence_daemon.engine.protocol import Answer, Ask, Done, Resized, Served, Stages
 from florence_daemon.errors import MalformedAsk, PeerError, ServerError
+from florence_daemon.tasks import Task, split_prompt
+from florence_daemon.untrusted import Members, Wrong, items, mapping, maybe_whole, member, number, parse, text, whole
 
 # The form of everything here; a daemon that speaks another one is told so.
 VERSION = 1
@@ -22,18 +24,27 @@ MEDIA_TYPE = "application/octet-stream"
 ERROR_HEADER = "Florence-Error"
 # The longest line before a picture: more than any folder's outputs ask.
 MAX_LINE_BYTES = 2 * 2**20
-# The most brackets and commas of that line, those in texts too: an empty list takes 28 times its bytes in memory.
+# The most brackets and commas of that line, those in texts too, and of an answer, which may have one in every token.
 MAX_MEMBERS = 200_000
+MAX_ANSWER_MEMBERS = 2_000_000
 MAX_ASKS = 256
 MAX_TEXT = 4000
 # Far more than a model can write: `max_new_tokens` of letters, or a polygon in every token.
 MAX_RESULT_CHARACTERS = 2**20
 MAX_NUMBERS = 100_000
 MAX_SIDE_PX = 10**9
-PLACES = ("bboxes", "quad_boxes", "polygons")
-LABELS = ("labels", "bboxes_labels", "polygons_labels")
-
-Members = dict[str, Any]
+# The members of an answer that is no text: places, and a label to each.
+BOXES = (("bboxes", "labels"),)
+PLACES: dict[str, tuple[tuple[str, str], ...]] = {
+    "boxes": BOXES,
+    "proposals": BOXES,
+    "grounding": BOXES,
+    "quads": (("quad_boxes", "labels"),),
+    "polygons": (("polygons", "labels"),),
+    "open vocabulary": (("bboxes", "bboxes_labels"), ("polygons", "polygons_labels")),
+}
+# Numbers to a place; an outline of a polygon may have any, two to a point.
+NUMBERS = {"bboxes": 4, "quad_boxes": 8}
 
 
 @dataclass(frozen=True)
@@ -49,8 +60,8 @@ class Question:
 class Offer:
     """What a daemon answers with.
 
-    at_once: how many questions keep it busy. side_px: of the square that its model sees, None while that is not loaded.
-    max_body_bytes: the longest question. error: why its model cannot be had, as it was last seen.
+    at_once: how many questions keep it busy. side_px: of the square that its model sees, None until that was loaded
+    once. max_body_bytes: the longest question. error: why its model cannot be had, as it was last seen.
     """
 
     served: Served
@@ -75,19 +86,19 @@ def pack_question(question: Question) -> tuple[bytes, bytes]:
 def unpack_question(body: bytes) -> Question:
     """Read a question. Raises: MalformedAsk, PeerError for another version."""
     end = body.find(b"\n", 0, MAX_LINE_BYTES)
-    if end < 0 or sum(body.count(sign, 0, end) for sign in (b"[", b"{", b",")) > MAX_MEMBERS:
+    if end < 0:
         raise MalformedAsk("the line before the picture is missing, or too long")
     try:
-        line = _parse(body[:end])
-        version = _whole(line, "version", 0, 10**6)
+        line = parse(body[:end], MAX_MEMBERS)
+        version = whole(line, "version", 0, 10**6)
         if version != VERSION:
             raise PeerError(_other_version("the daemon that asks", version))
-        asks = _list(line, "asks", MAX_ASKS)
+        asks = items(line, "asks", MAX_ASKS)
         picture: bytes | Resized = body[end + 1 :]
         if line.get("size_px") is not None:
             picture = Resized(body[end + 1 :], _size(line))
-        return Question(picture, tuple(map(_ask, asks)), _member(line, "urgent", bool))
-    except _Wrong as wrong:
+        return Question(picture, tuple(map(_ask, asks)), member(line, "urgent", bool))
+    except Wrong as wrong:
         raise MalformedAsk(f"not what a Florence Daemon asks: {wrong}") from None
 
 
@@ -115,23 +126,20 @@ def unpack_answer(body: bytes, server: str, asks: Sequence[Ask]) -> tuple[Offer,
     """Read the answers to these asks. Raises: ServerError."""
 
     def read(members: Members) -> tuple[Offer, Done]:
-        answers = tuple(map(_answer, _list(members, "answers", MAX_ASKS)))
-        if [answer.prompt for answer in answers] != [ask.prompt for ask in asks]:
-            raise _Wrong("the answers are not those to what was asked")
-        stages = {name: _number(_mapping(members, "stages"), name, 0, 1e9) for name in asdict(Stages())}
-        return _offer(_mapping(members, "offer"), server), Done(0, answers, _size(members), Stages(**stages))
+        given = items(members, "answers", MAX_ASKS)
+        if len(given) != len(asks):
+            raise Wrong("the answers are not those to what was asked")
+        answers = tuple(map(_answer, given, asks))
+        stages = {name: number(mapping(members, "stages"), name, 0, 1e9) for name in asdict(Stages())}
+        return _offer(mapping(members, "offer"), server), Done(0, answers, _size(members), Stages(**stages))
 
     return _from_server(body, server, read)
 
 
-class _Wrong(ValueError):
-    """A member is missing, or not what it must be."""
-
-
 def _from_server(body: bytes, server: str, read: Callable[[Members], Any]) -> Any:
     try:
-        return read(_parse(body))
-    except _Wrong as wrong:
+        return read(parse(body, MAX_ANSWER_MEMBERS))
+    except Wrong as wrong:
         raise ServerError(f"{server}: what answers there is not a Florence Daemon that can be asked: {wrong}") from None
 
 
@@ -141,137 +149,88 @@ def _other_version(who: str, version: int) -> str:
 
 
 def _offer(members: Members, server: str) -> Offer:
-    version = _whole(members, "version", 0, 10**6)
+    version = whole(members, "version", 0, 10**6)
     if version != VERSION:
         raise ServerError(_other_version(server, version))
-    served = _mapping(members, "served")
+    served = mapping(members, "served")
     side_px, error = members.get("side_px"), members.get("error")
     return Offer(
         Served(
-            _text(served, "name", 1000),
-            None if served.get("revision") is None else _text(served, "revision", 1000),
-            _text(served, "precision", 100),
-            None if served.get("image_size") is None else _whole(served, "image_size", 1, 4096),
-            _member(served, "fast_decode", bool),
+            text(served, "name", 1000),
+            None if served.get("revision") is None else text(served, "revision", 1000),
+            text(served, "precision", 100),
+            None if served.get("image_size") is None else whole(served, "image_size", 1, 4096),
+            member(served, "fast_decode", bool),
         ),
-        _whole(members, "at_once", 1, 10_000),
-        None if side_px is None else _whole(members, "side_px", 1, 4096),
-        _whole(members, "max_body_bytes", 1, 2**40),
-        None if error is None else _text(members, "error", 10_000),
+        whole(members, "at_once", 1, 10_000),
+        None if side_px is None else whole(members, "side_px", 1, 4096),
+        whole(members, "max_body_bytes", 1, 2**40),
+        None if error is None else text(members, "error", 10_000),
     )
 
 
 def _ask(members: Any) -> Ask:
     if not isinstance(members, dict) or set(members) != set(asdict(Ask(""))):
-        raise _Wrong("an ask has other members than it should")
-    text = members["text"]
+        raise Wrong("an ask has other members than it should")
     return Ask(
-        _text(members, "prompt", MAX_TEXT),
-        None if text is None else _text(members, "text", MAX_TEXT),
-        _maybe_whole(members, "num_beams", 1, 16),
-        _maybe_whole(members, "max_new_tokens", 1, 4096),
-        _number(members, "temperature", 0, 100),
-        _number(members, "top_p", 0, 1),
-        _maybe_whole(members, "seed", 0, 2**64 - 1),
-        _maybe_whole(members, "no_repeat_ngram_size", 0, 4096),
+        text(members, "prompt", MAX_TEXT, is_shown=False),
+        None if members["text"] is None else text(members, "text", MAX_TEXT, is_shown=False),
+        maybe_whole(members, "num_beams", 1, 16),
+        maybe_whole(members, "max_new_tokens", 1, 4096),
+        number(members, "temperature", 0, 100),
+        number(members, "top_p", 0, 1),
+        maybe_whole(members, "seed", 0, 2**64 - 1),
+        maybe_whole(members, "no_repeat_ngram_size", 0, 4096),
     )
 
 
-def _answer(members: Any) -> Answer:
-    if not isinstance(members, dict):
-        raise _Wrong("an answer is no object")
+def _answer(members: Any, ask: Ask) -> Answer:
+    if not isinstance(members, dict) or members.get("prompt") != ask.prompt:
+        raise Wrong("the answers are not those to what was asked")
     return Answer(
-        _text(members, "prompt", MAX_TEXT),
-        _result(members.get("result")),
-        _whole(members, "tokens", 0, 10**6),
-        _member(members, "is_cut", bool),
-        _whole(members, "prompt_tokens", 0, 10**6),
+        ask.prompt,
+        _result(members.get("result"), split_prompt(ask.prompt)[0]),
+        whole(members, "tokens", 0, 10**6),
+        member(members, "is_cut", bool),
+        whole(members, "prompt_tokens", 0, 10**6),
     )
 
 
-def _result(value: Any) -> str | dict[str, Any]:
-    if isinstance(value, str) and len(value) <= MAX_RESULT_CHARACTERS:
-        return value
-    if not isinstance(value, dict) or not set(value) <= {*PLACES, *LABELS}:
-        raise _Wrong("a result is neither a text nor places")
-    for name, members in value.items():
-        is_labels = name in LABELS
-        if not isinstance(members, list) or (is_labels and not all(isinstance(each, str) for each in members)):
-            raise _Wrong(f"{name} of a result is no list as it should be")
-        if not is_labels and _count(members, 4) > MAX_NUMBERS:
-            raise _Wrong(f"{name} of a result are too many")
+def _result(value: Any, task: Task) -> str | dict[str, Any]:
+    """Check that a result is of the form that answers this task."""
+    forms = PLACES.get(task.answer)
+    if forms is None:
+        return text({"result": value}, "result", MAX_RESULT_CHARACTERS)
+    if not isinstance(value, dict) or set(value) != {name for form in forms for name in form}:
+        raise Wrong(f"a result is not what answers {task.token}")
+    for places, labels in forms:
+        named = items(value, labels, MAX_NUMBERS, least=0)
+        if len(items(value, places, MAX_NUMBERS, least=0)) != len(named):
+            raise Wrong(f"{places} of a result are not as many as its {labels}")
+        if sum(len(text({labels: each}, labels, MAX_RESULT_CHARACTERS)) for each in named) > MAX_RESULT_CHARACTERS:
+            raise Wrong(f"{labels} of a result are too long")
+        if sum(_count(each, places) for each in value[places]) > MAX_NUMBERS:
+            raise Wrong(f"{places} of a result are too many")
     return value
 
 
-def _count(value: Any, depth: int) -> int:
-    """How many numbers lists within lists hold."""
-    if isinstance(value, list) and depth:
-        return sum(_count(each, depth - 1) for each in value)
-    if type(value) in (int, float) and -MAX_SIDE_PX <= value <= MAX_SIDE_PX:
-        return 1
-    raise _Wrong("a place holds something that is no number")
+def _count(place: Any, kind: str) -> int:
+    """How many numbers a place has, which must be of the form that its kind has."""
+    if kind == "polygons":
+        if not isinstance(place, list) or not all(isinstance(outline, list) for outline in place):
+            raise Wrong("polygons of a result are no lists of outlines")
+        is_right = all(len(outline) >= 4 and len(outline) % 2 == 0 for outline in place)
+        numbers = [each for outline in place for each in outline]
+    else:
+        is_right = isinstance(place, list) and len(place) == NUMBERS[kind]
+        numbers = place if is_right else []
+    if not is_right or not all(type(each) in (int, float) and abs(each) <= MAX_SIDE_PX for each in numbers):
+        raise Wrong(f"{kind} of a result hold what is no place")
+    return len(numbers)
 
 
-def _parse(body: bytes) -> Members:
-    try:
-        members = json.loads(body, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
-        raise _Wrong("it is no JSON") from None
-    if not isinstance(members, dict):
-        raise _Wrong("it is no JSON object")
-    return members
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
-
-
-def _member(members: Mapping[str, Any], name: str, kind: type) -> Any:
-    value = members.get(name)
-    if type(value) is not kind:
-        raise _Wrong(f"{name} is {value!r:.60}")
-    return value
-
-
-def _mapping(members: Mapping[str, Any], name: str) -> Members:
-    value: Members = _member(members, name, dict)
-    return value
-
-
-def _list(members: Mapping[str, Any], name: str, most: int) -> list[Any]:
-    value: list[Any] = _member(members, name, list)
-    if not 0 < len(value) <= most:
-        raise _Wrong(f"{name} are {len(value)}; at least one, at most {most}")
-    return value
-
-
-def _text(members: Mapping[str, Any], name: str, most: int) -> str:
-    value: str = _member(members, name, str)
-    if len(value) > most:
-        raise _Wrong(f"{name} has {len(value)} characters; at most {most}")
-    return value
-
-
-def _whole(members: Mapping[str, Any], name: str, low: int, high: int) -> int:
-    value: int = _member(members, name, int)
-    if not low <= value <= high:
-        raise _Wrong(f"{name} is {value!r:.60}; from {low} to {high}")
-    return value
-
-
-def _maybe_whole(members: Mapping[str, Any], name: str, low: int, high: int) -> int | None:
-    return None if members[name] is None else _whole(members, name, low, high)
-
-
-def _number(members: Mapping[str, Any], name: str, low: float, high: float) -> float:
-    value: Any = members.get(name)
-    if type(value) not in (int, float) or not low <= value <= high:
-        raise _Wrong(f"{name} is {value!r:.60}; from {low:g} to {high:g}")
-    return float(value)
-
-
-def _size(members: Mapping[str, Any]) -> tuple[int, int]:
-    sides = _list(members, "size_px", 2)
+def _size(members: Members) -> tuple[int, int]:
+    sides = items(members, "size_px", 2)
     if len(sides) != 2 or not all(type(side) is int and 0 < side <= MAX_SIDE_PX for side in sides):
-        raise _Wrong(f"size_px is {sides!r:.60}")
+        raise Wrong("size_px is not two sides")
     return (sides[0], sides[1])

@@ -163,6 +163,8 @@ def _shown(value: str) -> str:
 
 # What comes back.
 
+# Control characters but tab and line feed: a model's alphabet has all bytes, and no caption has any of these.
+CONTROL = re.compile(r"[\0-\x08\x0b-\x1f\x7f-\x9f]")
 _FRAME = re.compile(r"<pad>|</?s>")
 # Everything of Florence-2's own that can stand between words; a location token of four digits or more is nobody's.
 _MARK = re.compile(
@@ -220,7 +222,8 @@ def parse_answer(task: Task, generated_text: str, size_px: tuple[int, int]) -> s
 
 
 def _without_frame(text: str) -> str:
-    """Take `<s>`, `</s>` and `<pad>` out, also those that taking one out puts together."""
+    """Take control characters, `<s>`, `</s>` and `<pad>` out, also those that taking one out puts together."""
+    text = CONTROL.sub("", text)
     while True:
         text, found = _FRAME.subn("", text)
         if not found:

@@ -22,10 +22,22 @@ from florence_daemon.exchange import (
     unpack_offer,
     unpack_question,
 )
+from florence_daemon.tasks import TASKS, parse_answer
 
-ASKS = (Ask("<CAPTION>"), Ask("<OD>", "cät\n\ud800", 1, 64, 0.7, 0.9, 7, 0))
-PLACES = {"bboxes": [[0.5, 1, 2, 3.25]], "labels": ["cat"], "polygons": [[[1.0, 2.0]]], "polygons_labels": [""]}
-DONE = Done(0, (Answer("<CAPTION>", "a cat", 7, True, 580), Answer("<OD>", PLACES)), (640, 480), Stages(0.1, 0.2, 0.3))
+ASKS = (Ask("<CAPTION>"), Ask("<OPEN_VOCABULARY_DETECTION>", "cät\n\ud800", 1, 64, 0.7, 0.9, 7, 0))
+BOX, OUTLINE = [0.5, 1, 2, 3.25], [1.0, 2.0, 3, 4, 5, 6]
+PLACES = {
+    "bboxes": [BOX, BOX],
+    "bboxes_labels": ["cat", ""],
+    "polygons": [[OUTLINE, OUTLINE]],
+    "polygons_labels": ["cät\n\t"],
+}
+DONE = Done(
+    0,
+    (Answer("<CAPTION>", "a\tcat\n", 7, True, 580), Answer(ASKS[1].prompt, PLACES)),
+    (640, 480),
+    Stages(0.1, 0.2, 0.3),
+)
 OFFER = Offer(Served("some/model", "main", "int8", 576, True), 12, 768, 2**25, "no memory")
 
 
@@ -129,6 +141,8 @@ def test_other_version_is_told_from_nonsense(version: int, age: str) -> None:
         lambda answer: answer["offer"].update(at_once=0),
         lambda answer: answer["offer"].update(side_px=0),
         lambda answer: answer["offer"]["served"].update(name=None),
+        lambda answer: answer["offer"]["served"].update(name="some/model\x1b]0;"),
+        lambda answer: answer["offer"].update(error="\0"),
         lambda answer: answer["offer"]["served"].update(fast_decode=0),
         lambda answer: answer.update(answers=answer["answers"][:1]),
         lambda answer: answer.update(answers=answer["answers"][::-1]),
@@ -137,14 +151,28 @@ def test_other_version_is_told_from_nonsense(version: int, age: str) -> None:
         lambda answer: answer["answers"][0].update(is_cut=0),
         lambda answer: answer["answers"][0].update(result=7),
         lambda answer: answer["answers"][0].update(result="x" * (2**20 + 1)),
+        lambda answer: answer["answers"][0].update(result="a\0cat"),
+        lambda answer: answer["answers"][0].update(result="a \x1b[2Jcat"),
+        lambda answer: answer["answers"][0].update(result="a \x9b2Jcat"),
+        lambda answer: answer["answers"][0].update(result="a \ud800cat"),
+        lambda answer: answer["answers"][0].update(result=PLACES),
+        lambda answer: answer["answers"][1].update(result="a cat"),
         lambda answer: answer["answers"][1]["result"].update(more=[]),
-        lambda answer: answer["answers"][1]["result"].update(labels="cat"),
-        lambda answer: answer["answers"][1]["result"].update(labels=[7]),
-        lambda answer: answer["answers"][1]["result"].update(bboxes=[["1"]]),
-        lambda answer: answer["answers"][1]["result"].update(bboxes=[[True]]),
-        lambda answer: answer["answers"][1]["result"].update(bboxes=[[[[[1.0]]]]]),
-        lambda answer: answer["answers"][1]["result"].update(bboxes=[[10**400]]),
-        lambda answer: answer["answers"][1]["result"].update(bboxes=[[0] * 100_001]),
+        lambda answer: answer["answers"][1]["result"].pop("polygons"),
+        lambda answer: answer["answers"][1]["result"].update(bboxes_labels="cat"),
+        lambda answer: answer["answers"][1]["result"].update(bboxes_labels=[7, 7]),
+        lambda answer: answer["answers"][1]["result"].update(bboxes_labels=["cat"]),
+        lambda answer: answer["answers"][1]["result"].update(bboxes_labels=["cat", "\x1b"]),
+        lambda answer: answer["answers"][1]["result"].update(bboxes_labels=["x" * 2**19, "x" * (2**19 + 1)]),
+        lambda answer: answer["answers"][1]["result"].update(bboxes=[BOX, BOX[:3]]),
+        lambda answer: answer["answers"][1]["result"].update(bboxes=[BOX, ["1", 1, 1, 1]]),
+        lambda answer: answer["answers"][1]["result"].update(bboxes=[BOX, [True, 1, 1, 1]]),
+        lambda answer: answer["answers"][1]["result"].update(bboxes=[BOX, [BOX, BOX, BOX, BOX]]),
+        lambda answer: answer["answers"][1]["result"].update(bboxes=[BOX, [10**400, 1, 1, 1]]),
+        lambda answer: answer["answers"][1]["result"].update(bboxes=[BOX] * 25_001, bboxes_labels=[""] * 25_001),
+        lambda answer: answer["answers"][1]["result"].update(polygons=[OUTLINE]),
+        lambda answer: answer["answers"][1]["result"].update(polygons=[[OUTLINE[:3]]]),
+        lambda answer: answer["answers"][1]["result"].update(polygons=[[[0] * 100_002]]),
         lambda answer: answer.update(size_px=[0, 0]),
         lambda answer: answer["stages"].pop("text_s"),
         lambda answer: answer["stages"].update(vision_s=-1),
@@ -157,7 +185,30 @@ def test_answer_with_a_wrong_member_is_refused(change: Callable[[Any], Any]) -> 
         unpack_answer(json.dumps(answer).encode(), "http://a", ASKS)
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'"x"', b"[" * 200_000, b"{}"])
+@pytest.mark.parametrize("depth", [300, 900, 960, 990, 1000, 3000])
+def test_member_of_lists_within_lists_is_refused_however_deep(depth: int) -> None:
+    body = b'{"version": ' + b"[" * depth + b"]" * depth + b"}\n"
+    with pytest.raises(MalformedAsk):
+        unpack_question(body)
+    with pytest.raises(ServerError):
+        unpack_offer(body, "http://a")
+
+
+def test_each_task_may_be_answered_as_the_model_answers_it() -> None:
+    words = "cat<loc_1><loc_2><loc_3><loc_4><loc_5><loc_6><loc_7><loc_8>"
+    for task in TASKS:
+        for said in (words, f"cat<poly>{words[3:]}<sep>{words[3:]}</poly>", "\0\x1b[2Ja cat,\r\nblack\x9b", ""):
+            ask, done = (
+                Ask(task.token),
+                Done(0, (Answer(task.token, parse_answer(task, said, (9, 9))),), (9, 9), Stages()),
+            )
+            assert unpack_answer(json.dumps(pack_answer(OFFER, done)).encode(), "http://a", (ask,)) == (OFFER, done)
+
+
+LISTS = b'{"offer": [' + b"[]," * 2_000_000 + b"0]}"
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'"x"', b"[" * 200_000, b"{}", LISTS], ids=range(7))
 def test_answer_of_another_program_is_refused(body: bytes) -> None:
     with pytest.raises(ServerError):
         unpack_offer(body, "http://a")

@@ -10,6 +10,7 @@ from florence_daemon.exchange import MEDIA_TYPE, Offer, pack_answer, pack_offer,
 from florence_daemon.http.asking import Asking
 from florence_daemon.http.places import Places
 from florence_daemon.queue import Kind
+from florence_daemon.tasks import find_task
 
 
 class PeerResource:
@@ -35,5 +36,7 @@ class PeerResource:
             if kind != MEDIA_TYPE:
                 raise falcon.HTTPUnsupportedMediaType(description=f"Content-Type {kind or 'is missing'}: {MEDIA_TYPE}")
             asked = unpack_question(req.bounded_stream.read())
+            for ask in asked.asks:
+                find_task(ask.prompt, ask.text)  # here: no model need be loaded to say that there is no such task
             done = self._asking.ask(req, Kind.HTTP if asked.is_urgent else Kind.BACKFILL, asked.picture, asked.asks)
             resp.media = pack_answer(self._offer(), done)

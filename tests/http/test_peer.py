@@ -15,7 +15,7 @@ from florence_daemon.exchange import ERROR_HEADER, MEDIA_TYPE, Question, pack_of
 from tests.conftest import FakeEngine, done, wait_for
 from tests.http.api import PICTURE, Api, error_of, serving
 
-ASKS = (Ask("<CAPTION>"), Ask("<OD>", "cat", 1, 64, 0.7, 0.9, 7, 0))
+ASKS = (Ask("<CAPTION>"), Ask("<REGION_TO_OCR>", "<loc_1><loc_2><loc_3><loc_4>", 1, 64, 0.7, 0.9, 7, 0))
 HEADERS = {"Content-Type": MEDIA_TYPE}
 
 
@@ -78,6 +78,15 @@ def test_what_is_no_question_is_refused(api: Api) -> None:
     response = api.http.post("/ask", content=newer, headers=HEADERS)
     assert response.status_code == 409
     assert "update both" in error_of(response)
+
+
+@pytest.mark.parametrize("asked", [Ask("<NO_SUCH_TASK>"), Ask("<CAPTION>", "a text"), Ask("<OD>", "\ud800")])
+def test_question_that_no_model_can_answer_loads_none(api: Api, asked: Ask) -> None:
+    body = b"".join(pack_question(Question(PICTURE, (ASKS[0], asked))))
+    response = api.http.post("/ask", content=body, headers=HEADERS)
+    assert response.status_code == 400
+    assert response.headers[ERROR_HEADER] == "PromptError"
+    assert api.engine.asked == []
 
 
 def test_token_is_asked_for(engine: FakeEngine) -> None:
