@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import json
+import threading
 import time
+from concurrent.futures import Future
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -10,6 +14,7 @@ import httpx
 
 from florence_daemon.config_checks import is_loopback
 from florence_daemon.errors import ServerError
+from florence_daemon.logs import printable
 
 # Loading the model counts, so the read time-out is the server's business; this one is for a server that is gone.
 READ_S = 900.0
@@ -20,14 +25,21 @@ MAX_PAUSE_S = 30.0
 BUSY = (429, 503)
 # Far more than any answer has.
 MAX_ANSWER_BYTES = 64 * 2**20
-# What is told of an error's text, in characters.
+# What is told of an error's text, in characters; one in more bytes than these is not looked for.
 MAX_ERROR = 2000
+MAX_ERROR_BYTES = 2**20
+# And of an answer that is no error of ours, such as a page of HTML.
+MAX_SHOWN_BYTES = 200
 
 Response = httpx.Response
 
 
 class Unreachable(ServerError):
     """Nobody answers there, or not to the end."""
+
+
+class TimedOut(Unreachable):
+    """Nobody has answered for as long as was to be waited."""
 
 
 class Connection:
@@ -47,6 +59,8 @@ class Connection:
                     max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEP_ALIVE_S
                 ),
                 mounts=_without_proxy(httpx.URL(self.server)),
+                follow_redirects=False,  # the token is for this server alone
+                headers={"Accept-Encoding": "identity"},  # a few bytes may be packed gigabytes
             )
         except (httpx.InvalidURL, ValueError) as error:
             raise ServerError(
@@ -69,22 +83,39 @@ class Connection:
         self._http.close()
 
     def send(self, method: str, path: str, *, read_s: float = READ_S, **content: Any) -> Response:
-        """Send a request and wait for the whole answer. read_s: how long the server may be silent.
+        """Send a request and wait for the whole answer. read_s: how long that may take.
 
-        Raises: Unreachable when there is none; ServerError when it does not end.
+        Raises: Unreachable when there is none; ServerError when it is too large.
         """
+        # httpx counts each wait alone: who sends a byte now and then would keep us for ever.
+        answered: Future[Response] = Future()
+        arguments = (answered, method, path, read_s, content)
+        threading.Thread(target=self._send, args=arguments, name="send", daemon=True).start()
+        try:
+            return answered.result(read_s + CONNECT_S)
+        except concurrent.futures.TimeoutError:
+            raise TimedOut(f"{self.server}: its answer did not come to an end within {read_s:g} s") from None
+
+    def _send(self, answered: Future[Response], method: str, path: str, read_s: float, content: dict[str, Any]) -> None:
+        """Send a request and take its answer; a thread's whole job."""
+        try:
+            answered.set_result(self._exchange(method, path, read_s, content))
+        except BaseException as error:
+            answered.set_exception(error)
+
+    def _exchange(self, method: str, path: str, read_s: float, content: dict[str, Any]) -> Response:
         timeout = httpx.Timeout(read_s, connect=min(read_s, CONNECT_S), pool=None)
         try:
             with self._http.stream(method, path, timeout=timeout, **content) as response:
                 body = bytearray()
-                for piece in response.iter_bytes():
+                for piece in response.iter_raw():
                     body += piece
                     if len(body) > MAX_ANSWER_BYTES:
                         raise ServerError(f"{self.server}: the answer is larger than a Florence Daemon's ever is")
-        except httpx.HTTPError as error:
-            raise Unreachable(
-                f"{self.server}: no Florence Daemon answers there ({error or type(error).__name__})"
-            ) from None
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            kind = TimedOut if isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout) else Unreachable
+            raise kind(f"{self.server}: no Florence Daemon answers there ({error or type(error).__name__})") from None
+        # What is packed all the same stays so: nobody asked for that.
         headers = [pair for pair in response.headers.multi_items() if pair[0].lower() != "content-encoding"]
         return Response(response.status_code, headers=headers, content=bytes(body))
 
@@ -96,17 +127,20 @@ def pause_s(response: Response) -> float | None:
         return None
     try:
         seconds = float(wanted) if wanted.isdigit() else parsedate_to_datetime(wanted).timestamp() - time.time()
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return min(MAX_PAUSE_S, max(1.0, seconds))
 
 
 def error_text(response: Response) -> str:
-    """What a server says is wrong."""
+    """What a server says is wrong, fit to be shown."""
     try:
-        return str(response.json()["detail"])[:MAX_ERROR]
+        text = json.loads(response.content[:MAX_ERROR_BYTES])["detail"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        return response.text[:200] or response.reason_phrase
+        text = None
+    if not isinstance(text, str):
+        text = response.content[:MAX_SHOWN_BYTES].decode("utf-8", "replace") or response.reason_phrase
+    return printable(text[:MAX_ERROR])
 
 
 def _without_proxy(url: httpx.URL) -> dict[str, None]:

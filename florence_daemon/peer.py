@@ -26,6 +26,7 @@ from florence_daemon.exchange import (
     unpack_answer,
     unpack_offer,
 )
+from florence_daemon.logs import printable
 
 # Seconds within which a daemon says what it answers with, or that it lives; the model has no part in that.
 SAY_S = 10.0
@@ -96,7 +97,7 @@ class Peer:
             raise PictureError(f"it cannot be sent to {self.server}: {text}; let it send less: model.send: resized")
         if response.status_code == 504 or (after_s is not None and not self._is_out_of_service(kind)):
             raise Busy(f"{self.server}: {text}", after_s or 1.0)
-        raise ServerError(f"{self.server}: {self._said(response.status_code, text)}")
+        raise ServerError(f"{self.server}: {self._said(response, text)}")
 
     @staticmethod
     def _is_out_of_service(kind: object) -> bool:
@@ -104,7 +105,11 @@ class Peer:
         return kind in (errors.CheckpointError, errors.Stopping)
 
     @staticmethod
-    def _said(status: int, text: str) -> str:
+    def _said(response: Response, text: str) -> str:
+        status = response.status_code
+        if response.is_redirect:
+            place = printable(response.headers.get("Location", "")[:200])
+            return f"it sends to {place}, and is not followed there; give that address as model.server if it is right"
         if status == 401:
             return "it wants its token (its server.token); give it as model.server_token"
         if status in (404, 405):

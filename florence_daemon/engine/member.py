@@ -26,7 +26,7 @@ class EngineState:
     keep_alive_s: seconds without work after which it unloads: the setting, or what somebody asked for since it was
     loaded; negative for never.
     retries_in_s: how long it is left out while others can work; None when it is not.
-    side_px: of the square that the model sees; None while there is none.
+    side_px: of the square that the model sees; None until it was loaded once.
     """
 
     name: str
@@ -75,7 +75,7 @@ def join(members: Sequence[MemberState]) -> EngineState:
         refuses_for_s=min(refused_s) if len(refused_s) == len(states) else None,
         gpu_bytes=sum(gpu_bytes) if gpu_bytes else None,
         keep_alive_s=best.keep_alive_s,
-        side_px=next((state.side_px for state in loaded if state.side_px is not None), None),
+        side_px=next((state.side_px for state in states if state.side_px is not None), None),
     )
 
 

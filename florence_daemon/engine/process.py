@@ -84,6 +84,7 @@ class Engine:
         self._child: Child | None = None
         self._custody = Custody()
         self._in_flight = FIRST_IN_FLIGHT
+        self._side_px: int | None = None
         self._numbers = itertools.count(1)
         self._loads = Loads(settings, clock)
         self.is_stuck = False  # a process cannot be ended, and may keep the GPU: only a new daemon helps
@@ -148,7 +149,7 @@ class Engine:
     def state(self) -> EngineState:
         """How the engine is doing right now."""
         with self._lock:
-            return replace(self._state(), keep_alive_s=self._idle.allowed_s)
+            return replace(self._state(), keep_alive_s=self._idle.allowed_s, side_px=self._side_px)
 
     def _state(self) -> EngineState:
         child = self._child
@@ -173,7 +174,6 @@ class Engine:
             loaded.load_s,
             unloads_in_s,
             gpu_bytes=child.gpu_bytes,
-            side_px=loaded.side_px,
         )
 
     def load(self) -> None:
@@ -248,7 +248,7 @@ class Engine:
                 return
             self._settings = settings
             self._loads = Loads(settings, self._clock)
-            self._in_flight = FIRST_IN_FLIGHT
+            self._in_flight, self._side_px = FIRST_IN_FLIGHT, None
             child = self._let_go()
             if child is None:
                 return
@@ -387,7 +387,7 @@ class Engine:
                 return
             child.sign_s, child.gpu_bytes, child.loaded = self._clock(), loaded.gpu_bytes, loaded
             self._loads.succeeded()
-            self._in_flight = loaded.in_flight
+            self._in_flight, self._side_px = loaded.in_flight, loaded.side_px
             self._idle.begin()
             self._on_load(loaded.load_s)
         log.info("model loaded on %s in %.1f s", loaded.device, loaded.load_s)

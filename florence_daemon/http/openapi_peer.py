@@ -27,7 +27,7 @@ def offer() -> Schema:
         "version": {"const": 1},
         "served": _object(served),
         "at_once": count | {"description": "questions at once that keep it busy"},
-        "side_px": unknown_count | {"description": "of the square that the model sees; null while it is not loaded"},
+        "side_px": unknown_count | {"description": "of the square that the model sees; null until it was loaded once"},
         "max_body_bytes": count,
         "error": unknown_text | {"description": "why the model cannot be had, as it was last seen"},
     }

@@ -89,6 +89,8 @@ def test_process_starts_with_work_and_ends_when_idle(start_engine: Callable[...,
     assert engine.state().name == "loaded"
     engine.tick(more_waits=False)
     assert engine.state().name == "unloaded"
+    assert engine.state().side_px == state.side_px  # who sends pictures need not have it loaded again to know it
+    assert state.side_px is not None
     assert state.pid is not None
     assert not is_alive(state.pid)
     assert engine.submit(picture, CAPTION).result(60).size_px == (64, 64)

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from florence_daemon import errors
-from florence_daemon.connection import Response
+from florence_daemon.connection import Response, TimedOut
 from florence_daemon.engine import loads, process
 from florence_daemon.engine import remote as remote_room
 from florence_daemon.engine.parcel import open_picture, resize
@@ -24,6 +24,7 @@ from florence_daemon.engine.process import Engine
 from florence_daemon.engine.protocol import (
     Alive,
     Ask,
+    Done,
     EngineSettings,
     Loaded,
     LoadFailed,
@@ -39,9 +40,10 @@ from tests.conftest import FakeEngine, done, wait_for
 from tests.http.api import Api, serving
 from tests.pictures import jpeg, rotated_jpeg
 
-ASKS = (Ask("<CAPTION>"), Ask("<OD>", num_beams=2, max_new_tokens=9), Ask("<OCR>", temperature=0.5, seed=1))
+ASKS = (Ask("<CAPTION>"), Ask("<ANALYZE>", num_beams=2, max_new_tokens=9), Ask("<OCR>", temperature=0.5, seed=1))
 # As the server gets them: what an ask leaves open is what counts here.
 SENT = (replace(ASKS[0], num_beams=3, max_new_tokens=50), ASKS[1], replace(ASKS[2], num_beams=1, max_new_tokens=50))
+REGION = "<loc_1><loc_2><loc_3><loc_4>"
 SETTINGS = EngineSettings("the server", num_beams=3, max_new_tokens=50)
 
 
@@ -137,12 +139,22 @@ def test_server_loads_its_model_first_where_its_size_must_be_known(
 ) -> None:
     api.offer = replace(api.offer, side_px=None)
     future = open_engine(api, sends_resized=True).submit(write(tmp_path, jpeg()), ASKS)
-    wait_for(lambda: api.residence.told == ["load"])
+    wait_for(lambda: "load" in api.residence.told)
     api.offer = replace(api.offer, side_px=32)
     future.result(60)
     sent = api.engine.asked[0][0]
     assert isinstance(sent, Resized)
     assert Image.open(io.BytesIO(sent.content)).size == (32, 32)
+
+
+def test_server_that_was_started_anew_while_it_loaded_is_told_again(
+    api: Api, open_engine: Callable[..., Engine], tmp_path: Path
+) -> None:
+    api.offer = replace(api.offer, side_px=None)
+    future = open_engine(api, sends_resized=True).submit(write(tmp_path, jpeg()), ASKS)
+    wait_for(lambda: api.residence.told.count("load") > 1, what="the daemon that knows nothing of it to be told")
+    api.offer = replace(api.offer, side_px=32)
+    future.result(60)
 
 
 def test_server_that_may_not_be_told_to_load_gets_the_first_picture_as_it_is(
@@ -187,11 +199,11 @@ def test_error_of_a_picture_is_the_one_that_a_model_here_would_have(
 def test_what_no_server_understands_is_the_questions_own_error(api: Api, open_engine: Callable[..., Engine]) -> None:
     engine = open_engine(api)
     with pytest.raises(errors.PromptError, match=r"cannot be asked this: not what a Florence Daemon asks: prompt has"):
-        engine.submit(b"x", (Ask("<OD>" * 2000),)).result(60)
-    with pytest.raises(errors.PromptError, match="asks are 300; at least one, at most 256"):
+        engine.submit(b"x", (Ask("<OCR>" * 2000),)).result(60)
+    with pytest.raises(errors.PromptError, match="asks are 300; at least 1, at most 256"):
         engine.submit(b"x", ASKS * 100).result(60)
     assert engine.state().name == "loaded"
-    assert engine.submit(b"x", tuple(Ask("<OD>", "," * 4000) for _ in range(32))).result(60).answers
+    assert engine.submit(b"x", tuple(Ask("<REGION_TO_OCR>", " " * 3900 + REGION) for _ in range(32))).result(60).answers
 
 
 @pytest.mark.parametrize(("status", "error"), [(408, errors.UnreadablePicture), (413, errors.PictureError)])
@@ -225,6 +237,41 @@ def test_busy_server_is_asked_again(
         engine.waiting[0].set_result(done(SENT))
         first.result(60)
         second.result(60)
+
+
+def test_server_that_is_busy_all_the_time_is_left_to_others(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_room, "BUSY_S", 0.5)
+    replies: list[Reply] = []
+    with serving(engine) as api:
+        remote = Remote(replace(SETTINGS, server=f"http://127.0.0.1:{api.port}"), replies.append)
+        assert remote.open()
+        run = threading.Thread(target=remote.run)
+        run.start()
+        remote.put(Request(1, b"x", ASKS), replies.append)
+        wait_for(lambda: any(isinstance(reply, Done) for reply in replies))
+        engine.error = errors.QueueFull("32 requests wait or run already")
+        remote.put(Request(2, b"x", ASKS), replies.append)
+        run.join(60)
+        assert not run.is_alive()
+    remote._peer.close()
+    assert [reply.message for reply in replies if isinstance(reply, LoadFailed)] == [
+        f"{remote._peer.server}: 32 requests wait or run already (for 0.5 s it has said nothing else)"
+    ]
+
+
+def test_answer_that_never_ends_is_not_asked_for_again(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    remote = Remote(replace(SETTINGS, server=f"http://127.0.0.1:{api.port}"), lambda reply: None)
+    asked = []
+
+    def ask() -> None:
+        asked.append(1)
+        raise TimedOut("its answer did not come to an end")
+
+    with pytest.raises(TimedOut):
+        remote._patiently(ask)
+    assert asked == [1]
 
 
 def told_of(put: Callable[[Kind], None], refused: threading.Event) -> Callable[[Kind], None]:
