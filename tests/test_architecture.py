@@ -100,7 +100,7 @@ LAYERS = {
     "engine.pipe": 0,
     "engine.idle": 0,
     "engine.handle": 3,
-    "untrusted": 1,
+    "untrusted": 2,
     "exchange": 3,
     "connection": 1,
     "peer": 4,
