@@ -23,7 +23,7 @@ from pathlib import Path
 from benchmarks.faults import mounts
 from benchmarks.faults.burst import lose_events
 from benchmarks.faults.clients import load_with_clients
-from benchmarks.faults.cluster import count_other_captions, run_trial, why_no_namespaces
+from benchmarks.faults.cluster import count_other_captions, run_trial
 from benchmarks.faults.findings import Finding, keep_findings, load_findings, run_tests
 from benchmarks.faults.full_disk import fill_the_disk, forbid, make_read_only
 from benchmarks.faults.idle import stay_idle
@@ -31,6 +31,7 @@ from benchmarks.faults.kills import kill_at_calls, kill_by_chance, why_no_strace
 from benchmarks.faults.malformed import send_malformed
 from benchmarks.faults.names import caption_names
 from benchmarks.faults.page import write_page
+from benchmarks.faults.ray_nodes import why_no_namespaces
 from benchmarks.faults.rows import ROWS
 from benchmarks.progress import say
 

@@ -16,8 +16,8 @@ LINE_S = 10.0
 class Progress(Protocol):
     """Shows how far a run over `total` images is."""
 
-    def advance(self, *, failed: bool) -> None:
-        """One image more has ended."""
+    def advance(self, count: int = 1, *, failed: bool) -> None:
+        """So many images more have ended."""
 
     def close(self) -> None:
         """The run has ended."""
@@ -64,10 +64,10 @@ class LineProgress:
         self._pace = Pace(total, clock())
         self._next_line_s = clock() + LINE_S
 
-    def advance(self, *, failed: bool) -> None:
+    def advance(self, count: int = 1, *, failed: bool) -> None:
         """Count, and say so when it is time; the last one is left to `close`."""
-        self._pace.ended += 1
-        self._pace.failed += failed
+        self._pace.ended += count
+        self._pace.failed += count * failed
         now_s = self._clock()
         if now_s >= self._next_line_s and self._pace.ended < self._pace.total:
             self._write(self._pace.say(now_s))
@@ -92,11 +92,11 @@ class BarProgress:
         self._task = self._bar.add_task(self._pace.say(time.monotonic()), total=total)
         self._bar.start()
 
-    def advance(self, *, failed: bool) -> None:
+    def advance(self, count: int = 1, *, failed: bool) -> None:
         """Move the bar."""
-        self._pace.ended += 1
-        self._pace.failed += failed
-        self._bar.update(self._task, advance=1, description=self._pace.say(time.monotonic()))
+        self._pace.ended += count
+        self._pace.failed += count * failed
+        self._bar.update(self._task, advance=count, description=self._pace.say(time.monotonic()))
 
     def close(self) -> None:
         """Leave the bar as it is and go on below it."""

@@ -28,3 +28,12 @@ def test_lines_come_every_ten_seconds_and_once_at_the_end() -> None:
         "2 of 4 images, 5.0 s per image, 0:00:10 left, 1 failed",
         "4 of 4 images, 5.0 s per image, 1 failed",
     ]
+
+
+def test_estimate_is_that_of_a_whole_batch() -> None:
+    now_s = 100.0
+    lines: list[str] = []
+    progress = LineProgress(240, lines.append, lambda: now_s)
+    now_s += LINE_S
+    progress.advance(20, failed=False)
+    assert lines == ["20 of 240 images, 2.0 images/s, 0:01:50 left"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,8 @@ from florence_daemon.demo_pictures import Shape, draw_shapes, encode_picture
 CAPTION = "<CAPTION>"
 SUFFIX = ".txt"
 SIZE_PX = (96, 72)
+COLOURS = ("red", "blue", "green", "yellow")
+FORMS = ("circle", "square")
 
 
 @cache
@@ -38,6 +41,16 @@ def write_jpegs(folder: Path, numbers: Iterable[int]) -> list[Path]:
         paths.append(folder / f"{number:05}.jpg")
         paths[-1].write_bytes(jpeg(number))
     return paths
+
+
+def write_drawings(folder: Path, count: int) -> None:
+    """Pictures that the demo model has something to say of, each another."""
+    for number in range(count):
+        chance = random.Random(number)
+        left, top = chance.randrange(20, 200), chance.randrange(20, 150)
+        shape = Shape(COLOURS[number % 4], FORMS[number // 4 % 2], (left, top, left + 120, top + 120))
+        content = encode_picture(draw_shapes((360, 300), [shape]).image, "JPEG")
+        (folder / f"{number:05}.jpg").write_bytes(content)
 
 
 def sidecar(picture: Path) -> Path:

@@ -7,8 +7,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from benchmarks.faults.cluster import cluster_environment, one_node
 from benchmarks.faults.fake_engine import FakeSettings
+from benchmarks.faults.ray_nodes import cluster_environment, one_node
 from benchmarks.scaling.backfills import backfill, forget_captions
 from benchmarks.scaling.engines import make_files
 

@@ -201,11 +201,15 @@ def _take(outcomes: list[Outcome], progress: Any, report: Report, *, as_json: bo
     for outcome in outcomes:
         if outcome.ends_it:
             raise FlorenceError(outcome.error or "")
-        progress.advance(failed=outcome.error is not None)
         if outcome.error is not None:
             report.add(outcome.image, outcome.error)
         if as_json:
             print(json.dumps(_as_json(outcome)), flush=True)
+    # At once: an estimate after the first picture of a batch would count the time of all for it.
+    failed = sum(outcome.error is not None for outcome in outcomes)
+    for count, is_failure in ((failed, True), (len(outcomes) - failed, False)):
+        if count:
+            progress.advance(count, failed=is_failure)
 
 
 def _as_json(outcome: Outcome) -> dict[str, Any]:

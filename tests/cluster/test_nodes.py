@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.faults.cluster import run_trial, why_no_namespaces
+from benchmarks.faults.cluster import run_trial
+from benchmarks.faults.ray_nodes import why_no_namespaces
 from tests.conftest import Figure
 
 

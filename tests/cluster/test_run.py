@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.faults import cluster
-from benchmarks.faults.pictures import count_sidecars
+from benchmarks.faults.pictures import count_sidecars, write_drawings
 from benchmarks.faults.process import wait_for
+from benchmarks.faults.ray_nodes import Node, descendants, kill, one_node
 from tests.cluster import stores
 
 ASKS = ("--model", "demo", "--prompt", "CAPTION", "--ext", "txt", "--prompt", "OD", "--ext", "json")
@@ -26,16 +26,16 @@ def bucket() -> Iterator[stores.Bucket]:
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory, bucket: stores.Bucket) -> Iterator[cluster.Node]:
+def node(tmp_path_factory: pytest.TempPathFactory, bucket: stores.Bucket) -> Iterator[Node]:
     """A cluster of this machine, whose workers know the store."""
-    with cluster.one_node(tmp_path_factory.mktemp("ray"), cpus=2, variables=bucket.environment) as node:
+    with one_node(tmp_path_factory.mktemp("ray"), cpus=2, variables=bucket.environment) as node:
         yield node
 
 
 def write_pictures(folder: Path, count: int) -> None:
     """Some of them in a directory with settings of its own."""
     (folder / "sub").mkdir(parents=True)
-    cluster.write_drawings(folder, count)
+    write_drawings(folder, count)
     for number, path in enumerate(sorted(folder.glob("*.jpg"))):
         if number % 3:
             path.rename(folder / "sub" / path.name)
@@ -47,7 +47,7 @@ def texts_below(folder: Path) -> dict[str, bytes]:
     return {os.path.relpath(path, folder): path.read_bytes() for path in found}
 
 
-def run(node: cluster.Node, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def run(node: Node, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "florence_daemon", "backfill", *arguments],
         capture_output=True,
@@ -60,7 +60,7 @@ def run(node: cluster.Node, *arguments: str, cwd: Path) -> subprocess.CompletedP
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory, node: cluster.Node) -> Path:
+def alone(tmp_path_factory: pytest.TempPathFactory, node: Node) -> Path:
     """Pictures with the captions that a backfill of one machine gives them."""
     folder = tmp_path_factory.mktemp("alone") / "pictures"
     write_pictures(folder, 10)
@@ -70,7 +70,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory, node: cluster.Node) -> Path:
 
 
 def test_captions_are_those_of_one_machine_and_bad_pictures_are_reported(
-    node: cluster.Node, alone: Path, tmp_path: Path
+    node: Node, alone: Path, tmp_path: Path
 ) -> None:
     write_pictures(tmp_path / "pictures", 10)
     (tmp_path / "pictures" / "bad.jpg").write_bytes(b"no picture")
@@ -93,7 +93,7 @@ def test_captions_are_those_of_one_machine_and_bad_pictures_are_reported(
 
 
 def test_captions_in_a_store_are_those_of_one_machine(
-    node: cluster.Node, bucket: stores.Bucket, alone: Path, tmp_path: Path
+    node: Node, bucket: stores.Bucket, alone: Path, tmp_path: Path
 ) -> None:
     for path in alone.rglob("*"):
         if path.suffix in (".jpg", ".yaml"):
@@ -106,7 +106,7 @@ def test_captions_in_a_store_are_those_of_one_machine(
     assert written == {f"photos/{name}": content for name, content in texts_below(alone).items()} | mine
 
 
-def test_results_in_one_place_are_those_of_one_machine(node: cluster.Node, alone: Path, tmp_path: Path) -> None:
+def test_results_in_one_place_are_those_of_one_machine(node: Node, alone: Path, tmp_path: Path) -> None:
     from pyarrow import parquet
 
     pictures = sorted((alone / "sub").glob("*.jpg"))
@@ -121,15 +121,15 @@ def test_results_in_one_place_are_those_of_one_machine(node: cluster.Node, alone
     assert (again.returncode, "nothing to do" in again.stderr) == (0, True), again.stderr
 
 
-def test_run_whose_driver_was_killed_is_taken_up_by_the_same_command(node: cluster.Node, tmp_path: Path) -> None:
+def test_run_whose_driver_was_killed_is_taken_up_by_the_same_command(node: Node, tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
-    cluster.write_drawings(folder, 80)
+    write_drawings(folder, 80)
     command = ("backfill", str(folder), *ASKS[:6], "--ray", node.address, "--engine-cpus", "1", "--batch", "8")
     driver = node.run(*command, log=tmp_path / "driver.log")
     wait_for(lambda: count_sidecars(folder) >= 3 or driver.poll() is not None, 300, "some captions")
-    for pid in [driver.pid, *cluster.descendants(driver.pid)]:
-        cluster.kill(pid)
+    for pid in [driver.pid, *descendants(driver.pid)]:
+        kill(pid)
     driver.wait()
     left = 80 - count_sidecars(folder)
     assert left > 0, (tmp_path / "driver.log").read_text()
@@ -139,8 +139,8 @@ def test_run_whose_driver_was_killed_is_taken_up_by_the_same_command(node: clust
     assert not [name for name in os.listdir(folder) if name.startswith(".")]
 
 
-def test_model_that_cannot_be_loaded_ends_the_run_with_its_reason(node: cluster.Node, tmp_path: Path) -> None:
-    cluster.write_drawings(tmp_path, 1)
+def test_model_that_cannot_be_loaded_ends_the_run_with_its_reason(node: Node, tmp_path: Path) -> None:
+    write_drawings(tmp_path, 1)
     ended = run(node, "00000.jpg", "--model", str(tmp_path / "model"), "--ray", node.address, cwd=tmp_path)
     assert ended.returncode == 1
     assert str(tmp_path / "model") in ended.stderr.splitlines()[-1]
@@ -150,10 +150,8 @@ def test_model_that_cannot_be_loaded_ends_the_run_with_its_reason(node: cluster.
 @pytest.mark.parametrize(
     ("mode", "said"), [(None, "set RAY_AUTH_MODE=token here too"), ("token", "no authentication token was found")]
 )
-def test_cluster_that_asks_for_a_token_says_what_to_do(
-    node: cluster.Node, tmp_path: Path, mode: str | None, said: str
-) -> None:
-    cluster.write_drawings(tmp_path, 1)
+def test_cluster_that_asks_for_a_token_says_what_to_do(node: Node, tmp_path: Path, mode: str | None, said: str) -> None:
+    write_drawings(tmp_path, 1)
     variables = {name: value for name, value in node.environment.items() if not name.startswith("RAY_AUTH")}
     ended = subprocess.run(
         [sys.executable, "-m", "florence_daemon", "backfill", str(tmp_path), "--ray", node.address],
