@@ -154,6 +154,7 @@ def _run(due: Due, plan: Plan, address: str, wanted: Wanted, report: Report, *, 
             _say("nothing to do: every picture has its captions")
         return False
     with closing(Cluster(address, wanted.engine_cpus)) as cluster:
+        cluster.check()
         signals = StopSignal()
         others = itertools.takewhile(lambda _: not signals.is_set, errands)
         parcels, due_count, refused = _hand_in(cluster, itertools.chain([first], others), plan.batch // AT_A_TIME)

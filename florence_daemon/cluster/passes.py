@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -13,12 +14,16 @@ from florence_daemon.cluster.answering import Outcome
 from florence_daemon.cluster.plan import Captioner, Plan, unpack_outcomes
 from florence_daemon.errors import ClusterError
 
+log = logging.getLogger(__name__)
+
 # Batches that an engine has: one that it is at, one that is ready when that ends, so that it never waits.
 AT_A_TIME = 2
 # Seconds between two looks at the machines, and at whether the person wants to stop.
 LOOK_S = 1.0
 # When all that is left was with machines that are gone, nothing ends any more: after so long it is given to others.
 QUIET_S = 15.0
+# An engine notes itself before it loads the model. When none has after so long, other work has all places.
+BEGIN_S = 60.0
 LOST = "the cluster has lost its machines; the same command takes up there"
 
 
@@ -52,6 +57,7 @@ class Pass:
         self._slowest_s = 0.0
         self._last_s = time.monotonic()
         self._is_given_up = False
+        self._is_told = False
 
     def run(self) -> Iterator[tuple[int, list[Outcome]]]:
         """Yield each batch's number and what became of it, until all have ended or the rest is lost."""
@@ -61,6 +67,7 @@ class Pass:
                 row = self._results.get(timeout=LOOK_S)
             except queue.Empty:
                 self._look()
+                self._tell_if_none_begins()
                 yield -1, []
                 continue
             if row is None:
@@ -86,6 +93,14 @@ class Pass:
         if self._waiting <= lost * AT_A_TIME and not self._is_given_up:
             self._is_given_up = True
             self._give_up()
+
+    def _tell_if_none_begins(self) -> None:
+        """Say once that all places are taken: Ray waits for one, without a word."""
+        if self._is_told or time.monotonic() - self._last_s < BEGIN_S:
+            return
+        self._is_told = True
+        if not self._ray.get(self._roll.all.remote()):
+            log.warning("no engine has begun yet: other work has the cluster's places; `ray status` tells of it")
 
     def _read(self) -> None:
         """Run Ray Data to its end; a thread's whole job."""

@@ -37,7 +37,7 @@ class Cluster:
     def __init__(self, address: str, engine_cpus: int | None = None) -> None:
         """address: local, auto, or host:port. engine_cpus: cores of an engine, where there is no GPU.
 
-        Raises: ClusterError when none is there; UsageError without Ray, or when no machine has so many cores.
+        Raises: ClusterError when none is there; UsageError without Ray.
         """
         self._ray = _import_ray()
         self._engine_cpus = engine_cpus
@@ -65,22 +65,28 @@ class Cluster:
         self._ray.shutdown()
 
     def places(self) -> Places:
-        """Where engines can be now: a GPU each, or, where there is none, so many cores each.
-
-        Raises: UsageError when no machine has so many cores.
-        """
-        machines = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        gpus = sum(int(machine.get("GPU", 0)) for machine in machines)
+        """Where engines can be now: a GPU each, or, where there is none, so many cores each."""
+        gpus = sum(int(machine.get("GPU", 0)) for machine in self._machines())
         if gpus and self._engine_cpus is None:
             return Places(gpus, 0, 1)
-        cores = [int(machine.get("CPU", 0)) for machine in machines if machine.get("CPU")]
+        cores = self._cores()
         each = self._engine_cpus or min(cores, default=1)
-        count = sum(core // each for core in cores)
-        if not count and self._engine_cpus:
-            raise UsageError(
-                f"--engine-cpus {each}: the largest machine of the cluster has {max(cores, default=0)} cores"
-            )
-        return Places(count, each, 0)
+        return Places(sum(core // each for core in cores), each, 0)
+
+    def check(self) -> None:
+        """Raises: UsageError when no machine has so many cores; ClusterError when none has any."""
+        if self.places().count:
+            return
+        if self._engine_cpus is None:
+            raise ClusterError("no machine of the cluster has a core or a GPU for an engine")
+        most = max(self._cores(), default=0)
+        raise UsageError(f"--engine-cpus {self._engine_cpus}: the largest machine of the cluster has {most} cores")
+
+    def _cores(self) -> list[int]:
+        return [int(machine["CPU"]) for machine in self._machines() if machine.get("CPU")]
+
+    def _machines(self) -> list[dict[str, float]]:
+        return [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
 
     def put(self, number: int, parcel: bytes) -> Any:
         """Keep a batch where all machines can fetch it."""
@@ -97,7 +103,7 @@ class Cluster:
         while left:
             places, before = self.places(), len(left)
             if not places.count:
-                raise ClusterError("no machine of the cluster has a place for an engine")
+                raise ClusterError(LOST)
             for number, outcomes in Pass(self._ray, plan, places, left, self.places).run():
                 if left.pop(number, None) is not None or not outcomes:
                     yield outcomes

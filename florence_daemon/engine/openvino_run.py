@@ -12,10 +12,15 @@ import numpy as np
 
 from florence_daemon.engine.openvino_form import Form
 from florence_daemon.engine.openvino_quiet import ov
+from florence_daemon.engine.sharing import allowed_processors
 
 # One answer at a time with all cores. Numbers stay float32 also where a processor would offer less (AMX, a cache of
 # keys and values in 8 bits): what is int8 is so because it was quantized and measured.
-SETTINGS = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
+SETTINGS: dict[str, object] = {
+    "PERFORMANCE_HINT": "LATENCY",
+    "INFERENCE_PRECISION_HINT": "f32",
+    "KV_CACHE_PRECISION": "f32",
+}
 
 
 def compile_part(model: ov.Model | Path, blob: Path | None = None) -> ov.CompiledModel:
@@ -68,10 +73,17 @@ def _map(blob: Path, threads: int | None) -> Part:
         # OpenVINO wants it writable; what it might write would be this process's own.
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     tensor = ov.Tensor(np.frombuffer(mapped, np.uint8), shared_memory=True)
-    settings = SETTINGS if threads is None else SETTINGS | {"INFERENCE_NUM_THREADS": threads}
-    part = Part(ov.Core().import_model(tensor, "CPU", settings), mapped)
+    part = Part(ov.Core().import_model(tensor, "CPU", _settings(threads)), mapped)
     let_go(mapped)
     return part
+
+
+def _settings(threads: int | None) -> dict[str, object]:
+    if threads is None:
+        return SETTINGS
+    # Where others have the remaining processors, they would bind theirs to the same ones.
+    is_shared = threads < len(allowed_processors())
+    return SETTINGS | {"INFERENCE_NUM_THREADS": threads} | ({"ENABLE_CPU_PINNING": False} if is_shared else {})
 
 
 def _write_whole(path: Path, compiled: ov.CompiledModel) -> None:

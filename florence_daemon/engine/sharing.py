@@ -37,8 +37,15 @@ def take_part(part: int, parts: int) -> None:
 
 
 def own_threads(parts: int) -> int | None:
-    """How many threads `take_part` left to this process, for libraries that do not ask; None for all."""
-    return None if parts == 1 else int(os.environ.get(THREADS, "1"))
+    """How many threads are left to this process, by `take_part` or by who started it, as Ray; None for all.
+
+    For libraries that do not ask.
+    """
+    said = os.environ.get(THREADS, "")
+    threads = int(said) if said.isdecimal() and int(said) else None
+    if parts > 1:
+        return threads or 1
+    return threads if threads is not None and threads < len(allowed_processors()) else None
 
 
 def allowed_processors() -> set[int]:

@@ -80,6 +80,17 @@ def test_the_demo_model_says_what_is_there(demo: OpenVinoBackend) -> None:
     assert caption(demo) == DETAILED
 
 
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two processors")
+def test_an_engine_beside_others_has_its_number_of_threads_and_binds_none(
+    demo: OpenVinoBackend, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    backend = OpenVinoBackend(DEMO, EngineSettings("demo", state_dir=str(state)), "float32")
+    for part in backend._parts.values():
+        assert part.network.get_property("INFERENCE_NUM_THREADS") == 1
+        assert part.network.get_property("ENABLE_CPU_PINNING") is False
+
+
 def test_a_row_can_be_asked_for_all_its_logits(demo: OpenVinoBackend) -> None:
     (features,) = demo.see(to_pixels(read_picture(jpeg()), DEMO.layout.image_side_px)[None])
     decoder = demo.new_decoder()

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from florence_daemon.engine import devices
+from florence_daemon.engine import devices, sharing
 from florence_daemon.engine.devices import count_gpus
-from florence_daemon.engine.sharing import alone_at, part_of, take_part
+from florence_daemon.engine.sharing import alone_at, own_threads, part_of, take_part
 
 
 def lay_out(directory: Path, cores: dict[int, tuple[int, int]]) -> None:
@@ -56,6 +56,18 @@ def test_an_engine_alone_takes_everything(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     take_part(0, 1)
     assert "OMP_NUM_THREADS" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("said", "threads"), [("1", 1), ("2", 2), ("4", None), ("64", None), ("0", None), ("many", None), ("", None)]
+)
+def test_an_engine_alone_takes_no_more_than_it_was_given(
+    monkeypatch: pytest.MonkeyPatch, said: str, threads: int | None
+) -> None:
+    """Ray starts several on one machine, each with its number of cores, and tells each by this variable."""
+    monkeypatch.setattr(sharing, "allowed_processors", lambda: {0, 1, 2, 3})
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert own_threads(1) == threads
 
 
 def test_what_one_alone_may_do_waits_for_the_other(tmp_path: Path) -> None:
