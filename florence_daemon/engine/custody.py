@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from florence_daemon.engine.handle import Child, Pending
+from florence_daemon.engine.handle import Child, Ended, Pending
 from florence_daemon.engine.member import GivenBack
 from florence_daemon.engine.protocol import Request
 from florence_daemon.engine.suspects import MAX_CRASHES, choose_to_send
-
-Returned = tuple[Pending, GivenBack]
 
 
 class Custody:
@@ -47,9 +45,9 @@ class Custody:
         self.held = [pending for pending in left if pending not in lost] + self.held
         return lost
 
-    def give_back(self, child: Child, reason: str, *, is_dead: bool = True) -> list[Returned]:
+    def give_back(self, child: Child, reason: str, *, is_dead: bool = True) -> list[Ended]:
         """Let go of everything, to be tried by another engine. is_dead: the process may have died of what it was at."""
-        left = [
+        left: list[Ended] = [
             (pending, GivenBack(reason, is_suspect=is_dead and child.is_blamed(pending))) for pending in _emptied(child)
         ]
         return left + [(pending, GivenBack(reason)) for pending in self.drop()]

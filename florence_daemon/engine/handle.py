@@ -8,19 +8,22 @@ import mmap
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 from florence_daemon.engine.pipe import write_message
 from florence_daemon.engine.protocol import Done, EngineSettings, Loaded, Request
+from florence_daemon.errors import FlorenceError
 from florence_daemon.logs import relay
 
 log = logging.getLogger(__name__)
 
 # An engine process that was asked to end gets this long before it is killed.
 STOP_S = 5.0
+# One that was killed and is still there after so long cannot be ended.
+STUCK_S = 30.0
 
 # The child finds modules exactly where the parent does; without this, `-c` would look into the working directory first.
 BOOT = "import sys; sys.path[:] = sys.argv[1:]; from florence_daemon.engine.child import main; main()"
@@ -85,6 +88,10 @@ class Child:
             if self.process.stdin is not None:
                 write_message(self.process.stdin, message)
 
+    def at_work_on(self, request_id: int) -> Pending | None:
+        """What it says something of; None when it may not answer, as that was taken back, or is about to be."""
+        return None if self.load_error is not None else self.pending.get(request_id)
+
     def forgive(self, seconds: float) -> None:
         """Count these as not passed: the daemon or the machine slept, and the process perhaps with it."""
         self.sign_s += seconds
@@ -105,8 +112,11 @@ class Child:
             return pending.has_begun
         return pending.request.id in self.excess.blamed
 
-    def stop(self, *, at_once: bool = False) -> None:
-        """Close the pipe, which tells the process to end; kill it when it does not, or `at_once`."""
+    def stop(self, *, at_once: bool = False) -> bool:
+        """Close the pipe, which tells the process to end; kill it when it does not, or `at_once`.
+
+        False when it cannot be ended.
+        """
         self.is_stopping = True
         if at_once:
             self.process.kill()
@@ -118,7 +128,11 @@ class Child:
         except subprocess.TimeoutExpired:
             log.warning("the engine process %d did not end within %g s and is killed", self.process.pid, STOP_S)
             self.process.kill()
-            self.process.wait()
+            try:
+                self.process.wait(STUCK_S)
+            except subprocess.TimeoutExpired:
+                return False
+        return True
 
     def bury(self) -> str:
         """Wait for the end of a process that ends, and close its pipes. Returns what it died of, in words."""
@@ -131,6 +145,22 @@ class Child:
         if self.excess is not None:
             return self.excess.reason
         return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+
+
+Ended = tuple[Pending, FlorenceError]
+"""A request that has no answer, and why."""
+
+
+def end_all(ends: Sequence[Ended]) -> None:
+    """Tell those who wait; without the engine's lock, since they have something to do then."""
+    for pending, error in ends:
+        pending.future.set_exception(error)
+
+
+def write_all(sent: Sequence[tuple[Child, Request]]) -> None:
+    """Write requests to their processes; without the engine's lock, since a pipe may be full."""
+    for child, request in sent:
+        child.write(request)
 
 
 def start_child(settings: EngineSettings) -> Child:

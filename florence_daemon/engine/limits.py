@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from florence_daemon.engine.handle import Child, Excess, taken_bytes
+from florence_daemon.engine.handle import STUCK_S, Child, Excess, taken_bytes
 from florence_daemon.engine.memory import all_ram_bytes
 
 log = logging.getLogger(__name__)
@@ -19,8 +19,6 @@ SHARE = 0.9
 LOOK_S = 0.1
 # A look that comes this late was held up by more than the machine's load: the daemon or the machine slept.
 SLEPT_S = 2.0
-# A process that was killed and is still there after so long cannot be ended.
-STUCK_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,6 @@ def oversee(child: Child, limits: Limits, clock: Callable[[], float], lock: Abst
         log.error("the engine process %d is ended: %s", child.process.pid, excess.reason)
         child.end(excess)
         if not child.ended.wait(STUCK_S):
-            log.error("the engine process %d cannot be ended: its driver or its disk hangs", child.process.pid)
             return False
     return True
 

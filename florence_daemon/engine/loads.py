@@ -61,9 +61,14 @@ class Loads:
         self._failures = 0
 
     def judge(self, child: Child, died_of: str) -> CheckpointError | None:
-        """Why the model cannot be had, when that is what a process's end tells: it said so, or never got so far."""
+        """Why the model cannot be had, when that is what a process's end tells: it said so, or never got so far.
+
+        One that was let go says nothing of the next.
+        """
+        if child.is_stopping:
+            return None
         reason = child.load_error
-        if child.loaded is None and reason is None and not child.is_stopping:
+        if child.loaded is None and reason is None:
             reason = self._crashed(died_of)
         if child.loaded is None and child.excess is not None:
             reason = f"{self._model} could not be loaded: {died_of}"

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from florence_daemon.engine.limits import Limits
-from florence_daemon.engine.protocol import Ask, Done, EngineSettings, Source
-from florence_daemon.errors import EngineError
+from florence_daemon.engine.protocol import Ask, Done, EngineSettings, Loaded, Source
+from florence_daemon.errors import EngineError, Stopping
 
 MODEL_STATES = ("unloaded", "loading", "loaded", "restarting", "failed")
 # Several engines are together as the best of them: with one that is unloaded, they load with the next picture.
 BEST_FIRST = ("loaded", "loading", "unloaded", "restarting", "failed")
+# What is said of an engine whose process cannot be ended.
+STUCK = "its process cannot be ended: its driver or its disk hangs"
 
 
 @dataclass(frozen=True)
@@ -97,15 +99,35 @@ class GivenBack(EngineError):
         self.is_suspect = is_suspect
 
 
+def stopped() -> Stopping:
+    """The error for what is given up at a stop."""
+    return Stopping("the daemon stopped before this was answered")
+
+
+@dataclass(frozen=True)
+class Told:
+    """Who is told what. on_load: how long each load took. on_change: work can be taken, or can no longer be.
+
+    admit: says why what was loaded may not answer here; None lets it.
+    """
+
+    on_load: Callable[[float], None]
+    on_change: Callable[[], None]
+    admit: Callable[[Loaded], str | None]
+
+
 class Member(Protocol):
     """One engine of a pool; `process.Engine` is it.
 
     has_company: there are others, so what it had when its process ended is given back (`GivenBack`) instead of tried
-    again here, and none of it is refused for good. is_stuck: its process cannot be ended.
+    again here, and none of it is refused for good.
     """
 
     has_company: bool
-    is_stuck: bool
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether a process of its cannot be ended, and may keep the GPU. It waits for nobody."""
 
     @property
     def name(self) -> str:

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from functools import partial
 
 from florence_daemon.engine.limits import Limits
-from florence_daemon.engine.member import EngineState, GivenBack, Member, MemberState, join
+from florence_daemon.engine.member import EngineState, GivenBack, Member, MemberState, join, stopped
 from florence_daemon.engine.process import Engine
 from florence_daemon.engine.protocol import Ask, Done, EngineSettings, Loaded, Source
 from florence_daemon.engine.seats import Seat, Standing, Ticket, stand, states_of, take_in
@@ -214,7 +214,7 @@ class Pool:
         for seat in self._seats:
             seat.close()
         for ticket in waiting:
-            ticket.future.set_exception(Stopping("the daemon stopped before this was answered"))
+            ticket.future.set_exception(stopped())
 
     def _open_engine(self, settings: EngineSettings, on_change: Callable[[], None]) -> Member:
         return Engine(
@@ -329,7 +329,7 @@ class Pool:
         if not isinstance(error, GivenBack):
             return error
         if self._closed:
-            return Stopping("the daemon stopped before this was answered")
+            return stopped()
         return crashed_too_often(len(ticket.crashed), error.reason)
 
 

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 import pytest
 
 from benchmarks.faults import fake_engine
-from florence_daemon.engine import handle, process
+from florence_daemon.engine import handle, rests
 from florence_daemon.engine.limits import Limits
 from florence_daemon.engine.pool import Pool
 from florence_daemon.engine.protocol import Ask, Done, EngineSettings
@@ -51,7 +51,7 @@ class Troubles:
 
 def test_everything_is_answered_while_engines_are_killed_and_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(handle, "BOOT", fake_engine.BOOT)
-    monkeypatch.setattr(process, "BACKOFF_S", 0.02)
+    monkeypatch.setattr(rests, "BACKOFF_S", 0.02)
     monkeypatch.setenv(fake_engine.VARIABLE, json.dumps({"slow_s": 0.002}))
     pool = Pool(settings(4), 300)
     troubles = Troubles(pool)

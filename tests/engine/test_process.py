@@ -66,7 +66,7 @@ def is_alive(pid: int) -> bool:
 
 def kill_at_work(engine: Engine) -> int:
     """Kill the engine process once it has begun with its first request; return its pid."""
-    child = wait_for(lambda: engine._child, 60)
+    child = wait_for(lambda: engine._processes.child, 60)
     wait_for(lambda: any(pending.has_begun for pending in child.pending.values()), 60, "a request to begin")
     os.kill(child.process.pid, signal.SIGKILL)
     return int(child.process.pid)
@@ -152,7 +152,7 @@ def test_picture_that_kills_the_process_in_a_batch_costs_no_other_its_answer(
 
 def kill_at_work_on(engine: Engine, picture: str) -> int:
     def at_work() -> int | None:
-        child = engine._child
+        child = engine._processes.child
         pending = list(child.pending.values()) if child else []
         return (
             child.process.pid if child and any(p.has_begun and p.request.picture == picture for p in pending) else None
@@ -160,7 +160,7 @@ def kill_at_work_on(engine: Engine, picture: str) -> int:
 
     pid = int(wait_for(at_work, 60, "the engine to be at the picture"))
     os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: engine._child is None or engine._child.process.pid != pid, 60)
+    wait_for(lambda: engine._processes.child is None or engine._processes.child.process.pid != pid, 60)
     return pid
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from florence_daemon import errors
 from florence_daemon.connection import Response, TimedOut
-from florence_daemon.engine import loads, process
+from florence_daemon.engine import loads, succession
 from florence_daemon.engine import remote as remote_room
 from florence_daemon.engine.parcel import open_picture, resize
 from florence_daemon.engine.preprocess import read_picture, to_pixels
@@ -380,4 +380,4 @@ def test_first_waits_for_a_server_are_short_and_none_is_longer_than_a_minute() -
         waits.append((known.refuses_for_s(), known.retries_in_s()))
     assert [first for first, _ in waits] == [1, 2, 4, 8, 16, 30, 30, 30, 30]
     assert [longest for _, longest in waits] == [1, 2, 4, 8, 16, 32, 60, 60, 60]
-    assert process.Loads is loads.Loads
+    assert succession.Loads is loads.Loads

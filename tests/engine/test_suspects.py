@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from florence_daemon.engine import process
+from florence_daemon.engine import rests, succession
 from florence_daemon.engine.handle import Child
 from florence_daemon.engine.pipe import write_message
 from florence_daemon.engine.process import Engine
@@ -56,8 +56,8 @@ class FakeChild(Child):
 class Setup:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.processes: list[FakeProcess] = []
-        monkeypatch.setattr(process, "start_child", self.start)
-        monkeypatch.setattr(process, "BACKOFF_S", 0.0)
+        monkeypatch.setattr(succession, "start_child", self.start)
+        monkeypatch.setattr(rests, "BACKOFF_S", 0.0)
         self.problem: OSError | None = None
         self.engine = Engine(EngineSettings("demo"), -1)
         self.futures: dict[str, Future[Done]] = {}
@@ -162,8 +162,8 @@ def test_process_that_dies_while_it_loads_makes_nobody_suspect(setup: Setup) -> 
 def test_next_process_waits_twice_as_long_each_time_until_one_gives_an_answer(
     setup: Setup, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "BACKOFF_S", 0.001)
-    monkeypatch.setattr(process, "LONGEST_BACKOFF_S", 0.003)
+    monkeypatch.setattr(rests, "BACKOFF_S", 0.001)
+    monkeypatch.setattr(rests, "LONGEST_BACKOFF_S", 0.003)
     setup.submit("a", "b")
     for name in ("a", "b"):
         setup.begin(name)
@@ -180,7 +180,7 @@ def test_next_process_waits_twice_as_long_each_time_until_one_gives_an_answer(
 def test_next_process_does_not_wait_longer_once_the_guilty_is_found(
     setup: Setup, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "BACKOFF_S", 0.001)
+    monkeypatch.setattr(rests, "BACKOFF_S", 0.001)
     setup.submit("guilty")
     for _ in range(2):
         setup.begin("guilty")
@@ -195,7 +195,7 @@ def test_next_process_does_not_wait_longer_once_the_guilty_is_found(
 def test_what_comes_while_the_next_process_waits_is_held_and_given_up_at_a_stop(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "BACKOFF_S", 600.0)
+    monkeypatch.setattr(rests, "BACKOFF_S", 600.0)
     setup.submit("a")
     setup.begin("a")
     setup.processes[-1].die()
@@ -212,12 +212,12 @@ def test_load_that_is_wanted_while_the_next_process_waits_is_done_after_that(
 ) -> None:
     setup.submit("a")
     setup.answer("a")
-    monkeypatch.setattr(process, "BACKOFF_S", 600.0)
+    monkeypatch.setattr(rests, "BACKOFF_S", 600.0)
     setup.processes[-1].die()
     wait_for(lambda: setup.engine.state().name == "restarting")
     setup.engine.load()
     assert len(setup.processes) == 1
-    setup.engine._resume_after(0.0)
+    setup.engine._processes.resume_after(0.0)
     assert len(setup.processes) == 2
     wait_for(lambda: setup.engine.state().name == "loaded")
 
@@ -238,7 +238,7 @@ def test_close_returns_once_everybody_has_been_told(setup: Setup, monkeypatch: p
 
 
 def test_answer_that_comes_during_a_stop_starts_no_other_process(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "TOLD_S", 0.0)
+    monkeypatch.setattr(succession, "TOLD_S", 0.0)
     setup.submit("a", "b")
     setup.begin("a", "b")
     setup.die()
@@ -261,6 +261,6 @@ def test_process_that_cannot_be_started_is_tried_again(setup: Setup) -> None:
 
 
 def test_engine_says_how_many_requests_keep_it_busy(setup: Setup) -> None:
-    assert setup.engine.in_flight == process.FIRST_IN_FLIGHT
+    assert setup.engine.in_flight == succession.FIRST_IN_FLIGHT
     setup.submit("a")
     wait_for(lambda: setup.engine.in_flight == 8)
