@@ -16,6 +16,7 @@ from florence_daemon.config_checks import is_loopback
 from florence_daemon.connection import Connection, Response, Unreachable, error_text, pause_s
 from florence_daemon.engine.protocol import Answer, Ask
 from florence_daemon.errors import ConfigError, EngineError, FlorenceError, PictureError, PromptError, ServerError
+from florence_daemon.untrusted import UNFIT
 
 # How often a busy server is asked again before that is an error.
 MAX_TRIES = 120
@@ -145,12 +146,19 @@ class Client:
 
 def _answers(media: dict[str, Any], asks: Sequence[Ask]) -> tuple[Answer, ...]:
     results = media.get("results") or [media]
-    if len(results) != len(asks) or any(not isinstance(each.get("result"), str | dict) for each in results):
+    results = results if isinstance(results, list) else []
+    given = [each.get("result") if isinstance(each, dict) else None for each in results]
+    # It is printed, and a terminal obeys control characters.
+    if len(given) != len(asks) or any(not isinstance(each, dict) and not _is_text(each) for each in given):
         raise ServerError(f"the server's answer is not one result per prompt: {media!r:.200}")
     return tuple(
         Answer(ask.prompt, each["result"], is_cut=each.get("flaw") == "cut")
         for ask, each in zip(asks, results, strict=True)
     )
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and UNFIT.search(value) is None
 
 
 def _read(path: str) -> bytes:

@@ -174,6 +174,26 @@ def test_other_programs_answer_is_told_as_such(said: bytes) -> None:
         client._checked(httpx.Response(200, content=said), dict)
 
 
+@pytest.mark.parametrize(
+    "media",
+    [
+        {},
+        {"result": None},
+        {"result": ["a cat"]},
+        {"result": "a \x1b[2Jcat"},
+        {"result": "a \ud800"},
+        {"results": 7},
+        {"results": ["a cat"]},
+        {"results": [{"result": "a cat"}] * 2},
+        {"detail": "Error processing image", "error": "Error processing image"},
+    ],
+)
+def test_answer_that_is_no_result_is_refused(media: dict[str, Any]) -> None:
+    with pytest.raises(ServerError, match="is not one result per prompt") as caught:
+        client_room._answers(media, [Ask("<CAPTION>")])
+    assert str(caught.value).isprintable()
+
+
 def test_commands_ask_the_daemon_for_something(engine: FakeEngine, tmp_path: Path) -> None:
     with serving(engine) as api:
         where = ("--server", f"http://127.0.0.1:{api.port}")

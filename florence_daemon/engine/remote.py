@@ -47,6 +47,8 @@ LOOK_S = 5.0
 GONE_S = 30.0
 # A server that has had neither place nor time for anything for so long leaves what it was given to others.
 BUSY_S = 60.0
+# A server that refused is asked again when it says, then twice as late, then four times: the picture travels each time.
+LONGEST_DOUBLING = 2
 # Seconds between two looks whether the server has loaded its model, where that must be known first.
 LOADING_S = 0.5
 # What a server may say that keeps it busy; 16 is what one with the usual `max_queued` says at most.
@@ -233,13 +235,14 @@ class Remote:
 
     def _patiently(self, ask: Callable[[], T]) -> T:
         """Ask again while the server is busy, and a few times when the connection breaks. Raises: ServerError."""
-        broken = 0
+        broken = refused = 0
         while True:
             try:
                 answer = ask()
             except Busy as busy:
-                pause_s = busy.after_s
                 self._note_busy(busy)
+                pause_s = busy.after_s * 2 ** min(refused, LONGEST_DOUBLING)
+                refused += 1
             except Unreachable as error:
                 if broken == len(PAUSES_S) or isinstance(error, TimedOut):
                     raise

@@ -34,7 +34,7 @@ from florence_daemon.engine.protocol import (
 )
 from florence_daemon.engine.remote import Remote
 from florence_daemon.errors import CheckpointError, FlorenceError, OtherSize
-from florence_daemon.peer import Peer
+from florence_daemon.peer import Busy, Peer
 from florence_daemon.queue import Kind
 from tests.conftest import FakeEngine, done, wait_for
 from tests.http.api import Api, serving
@@ -259,6 +259,22 @@ def test_server_that_is_busy_all_the_time_is_left_to_others(
     assert [reply.message for reply in replies if isinstance(reply, LoadFailed)] == [
         f"{remote._peer.server}: 32 requests wait or run already (for 0.5 s it has said nothing else)"
     ]
+
+
+def test_picture_that_is_refused_again_and_again_travels_later_each_time(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote = Remote(replace(SETTINGS, server=f"http://127.0.0.1:{api.port}"), lambda reply: None)
+    pauses: list[float] = []
+    monkeypatch.setattr(remote, "_pause", pauses.append)
+
+    def ask() -> str:
+        if len(pauses) < 5:
+            raise Busy("there is no place", 2.0)
+        return "answer"
+
+    assert remote._patiently(ask) == "answer"
+    assert pauses == [2, 4, 8, 8, 8]
 
 
 def test_answer_that_never_ends_is_not_asked_for_again(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
