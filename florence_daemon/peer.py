@@ -111,7 +111,9 @@ class Peer:
             place = printable(response.headers.get("Location", "")[:200])
             return f"it sends to {place}, and is not followed there; give that address as model.server if it is right"
         if status == 401:
-            return "it wants its token (its server.token); give it as model.server_token"
+            return (
+                "it wants its token (its server.token): give model.server_token, or FLORENCE_DAEMON_TOKEN with --server"
+            )
         if status in (404, 405):
             return "it cannot be asked by another daemon; it is no Florence Daemon, or an older one: update it"
         return f"{status}: {text}"

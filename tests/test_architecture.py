@@ -106,6 +106,7 @@ LAYERS = {
     "peer": 4,
     "served": 7,
     "engine.parcel": 4,
+    "engine.patience": 5,
     "engine.remote": 8,
     "engine.thumbnail": 5,
     "thumbnails": 4,

@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import TypeVar
 
-from florence_daemon.connection import TimedOut, Unreachable
+from florence_daemon.connection import Unreachable
 from florence_daemon.engine.parcel import resize
+from florence_daemon.engine.patience import Patience
 from florence_daemon.engine.preprocess import read_file
 from florence_daemon.engine.protocol import (
     Alive,
@@ -29,26 +29,18 @@ from florence_daemon.engine.protocol import (
 from florence_daemon.engine.work import failure
 from florence_daemon.errors import FlorenceError, OtherSize, PictureError, ServerError
 from florence_daemon.exchange import Offer, Question, pack_question
-from florence_daemon.peer import OWN_ERRORS, Busy, Peer
+from florence_daemon.peer import Peer
 
 # How JPEG and PNG begin, which every server reads: a small one is sent as it is, where it is smaller than its square.
 READ_EVERYWHERE = (b"\xff\xd8\xff", b"\x89PNG")
 # How a picture is called whose path is not known.
 NAMELESS = "the picture"
 
-T = TypeVar("T")
-
-# A connection that breaks is tried again after these: the server may have closed it, or be starting anew.
-PAUSES_S = (0.1, 0.5, 1.0, 2.0)
 # Seconds between two signs of life for the daemon, and between two looks whether a server that is at work lives.
 ALIVE_S = 1.0
 LOOK_S = 5.0
 # A server that does not say for so long that it lives is gone: its machine sleeps, or the network is cut.
 GONE_S = 30.0
-# A server that has had neither place nor time for anything for so long leaves what it was given to others.
-BUSY_S = 60.0
-# A server that refused is asked again when it says, then twice as late, then four times: the picture travels each time.
-LONGEST_DOUBLING = 2
 # Seconds between two looks whether the server has loaded its model, where that must be known first.
 LOADING_S = 0.5
 # What a server may say that keeps it busy; 16 is what one with the usual `max_queued` says at most.
@@ -75,9 +67,9 @@ class Remote:
         self._offer: Offer
         self._side_px: int | None = None
         self._under_way = 0
-        self._busy_since_s: float | None = None  # it has only refused since
         self._has_left = False
         self._is_over = threading.Event()
+        self._patience = Patience(str(settings.server), self._is_over)
 
     def open(self) -> bool:
         """Ask the server what it answers with, and tell the daemon; false when that failed, which is told too."""
@@ -210,19 +202,19 @@ class Remote:
         with self._side_lock:
             while self._side_px is None:
                 try:  # each time: a daemon that was started anew meanwhile knows nothing of it
-                    self._patiently(self._peer.load)
+                    self._patience.ask(self._peer.load)
                 except Unreachable:
                     raise
                 except ServerError:
                     return None
-                self._pause(LOADING_S)
-                self._take_offer(self._patiently(self._peer.offer))
+                self._patience.pause(LOADING_S)
+                self._take_offer(self._patience.ask(self._peer.offer))
                 if self._side_px is None and self._offer.error is not None:
                     raise ServerError(f"{self._peer.server}: {self._offer.error}")
             return self._side_px
 
     def _ask(self, question: Question) -> Done:
-        offer, done = self._patiently(lambda: self._peer.ask(question))
+        offer, done = self._patience.ask(lambda: self._peer.ask(question))
         self._take_offer(offer)
         return done
 
@@ -232,44 +224,6 @@ class Remote:
             raise ServerError(f"{self._peer.server}: its model has changed to {offer.served.name}")
         self._offer = offer
         self._side_px = offer.side_px or self._side_px
-
-    def _patiently(self, ask: Callable[[], T]) -> T:
-        """Ask again while the server is busy, and a few times when the connection breaks. Raises: ServerError."""
-        broken = refused = 0
-        while True:
-            try:
-                answer = ask()
-            except Busy as busy:
-                self._note_busy(busy)
-                pause_s = busy.after_s * 2 ** min(refused, LONGEST_DOUBLING)
-                refused += 1
-            except Unreachable as error:
-                if broken == len(PAUSES_S) or isinstance(error, TimedOut):
-                    raise
-                pause_s = PAUSES_S[broken]
-                broken += 1
-            except OWN_ERRORS:
-                self._busy_since_s = None
-                raise
-            else:
-                self._busy_since_s = None
-                return answer
-            self._pause(pause_s)
-
-    def _note_busy(self, busy: Busy) -> None:
-        """Bear with a server that is busy for a while. Raises: ServerError when that has lasted too long."""
-        now_s = time.monotonic()
-        with self._lock:
-            if self._busy_since_s is None:
-                self._busy_since_s = now_s
-            lasted_s = now_s - self._busy_since_s
-        if lasted_s > BUSY_S:
-            raise ServerError(f"{busy} (for {BUSY_S:g} s it has said nothing else)")
-
-    def _pause(self, seconds: float) -> None:
-        """Wait. Raises: ServerError once this process is to end."""
-        if self._is_over.wait(seconds):
-            raise ServerError(f"{self._peer.server}: is not asked any more")
 
 
 def _whole(picture: str | bytes, most_bytes: int) -> tuple[bytes | None, bytes | None]:

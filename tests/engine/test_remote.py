@@ -15,10 +15,12 @@ import pytest
 from PIL import Image
 
 from florence_daemon import errors
-from florence_daemon.connection import Response, TimedOut
+from florence_daemon.connection import Response, TimedOut, Unreachable
 from florence_daemon.engine import loads, succession
+from florence_daemon.engine import patience as patience_room
 from florence_daemon.engine import remote as remote_room
 from florence_daemon.engine.parcel import open_picture, resize
+from florence_daemon.engine.patience import PAUSES_S, Patience
 from florence_daemon.engine.preprocess import read_picture, to_pixels
 from florence_daemon.engine.process import Engine
 from florence_daemon.engine.protocol import (
@@ -242,7 +244,7 @@ def test_busy_server_is_asked_again(
 def test_server_that_is_busy_all_the_time_is_left_to_others(
     engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote_room, "BUSY_S", 0.5)
+    monkeypatch.setattr(patience_room, "BUSY_S", 0.5)
     replies: list[Reply] = []
     with serving(engine) as api:
         remote = Remote(replace(SETTINGS, server=f"http://127.0.0.1:{api.port}"), replies.append)
@@ -261,33 +263,36 @@ def test_server_that_is_busy_all_the_time_is_left_to_others(
     ]
 
 
-def test_picture_that_is_refused_again_and_again_travels_later_each_time(
-    api: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    remote = Remote(replace(SETTINGS, server=f"http://127.0.0.1:{api.port}"), lambda reply: None)
+def test_picture_that_is_refused_again_and_again_travels_later_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    patience = Patience("http://a", threading.Event())
     pauses: list[float] = []
-    monkeypatch.setattr(remote, "_pause", pauses.append)
+    monkeypatch.setattr(patience, "pause", pauses.append)
 
     def ask() -> str:
         if len(pauses) < 5:
             raise Busy("there is no place", 2.0)
         return "answer"
 
-    assert remote._patiently(ask) == "answer"
+    assert patience.ask(ask) == "answer"
     assert pauses == [2, 4, 8, 8, 8]
 
 
-def test_answer_that_never_ends_is_not_asked_for_again(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    remote = Remote(replace(SETTINGS, server=f"http://127.0.0.1:{api.port}"), lambda reply: None)
-    asked = []
+def test_connection_that_breaks_is_tried_again_a_few_times_and_one_that_timed_out_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    patience = Patience("http://a", threading.Event())
+    pauses: list[float] = []
+    monkeypatch.setattr(patience, "pause", pauses.append)
 
-    def ask() -> None:
-        asked.append(1)
-        raise TimedOut("its answer did not come to an end")
+    def fail(error: errors.ServerError) -> None:
+        raise error
 
+    with pytest.raises(Unreachable):
+        patience.ask(lambda: fail(Unreachable("it broke")))
+    assert pauses == list(PAUSES_S)
     with pytest.raises(TimedOut):
-        remote._patiently(ask)
-    assert asked == [1]
+        patience.ask(lambda: fail(TimedOut("its answer did not come to an end")))
+    assert pauses == list(PAUSES_S)
 
 
 def told_of(put: Callable[[Kind], None], refused: threading.Event) -> Callable[[Kind], None]:
