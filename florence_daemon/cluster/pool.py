@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 OBJECTS_BYTES = 256 * 2**20
 # A cluster that does not answer by then is not there.
 REACH_S = 5.0
+# A head that does not answer for so long is gone, not busy.
+HEAD_S = 15.0
 # Ray tells nobody that it is used, draws no bars through ours, and does not start a cluster for a thread that asks for
 # something once this run has left its own.
 SETTINGS = {
@@ -53,6 +56,7 @@ class Cluster:
                 )
         except (ConnectionError, RuntimeError, ValueError, OSError, self._ray.exceptions.RayError) as error:
             raise ClusterError(f"--ray {address}: {one_line(error)}{_hint()}") from error
+        self._head = self._ray.get_runtime_context().gcs_address
         context = self._ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
@@ -62,7 +66,8 @@ class Cluster:
 
     def close(self) -> None:
         """Leave it; the engines of this run end."""
-        self._ray.shutdown()
+        if _answers(self._head):
+            self._ray.shutdown()
 
     def places(self) -> Places:
         """Where engines can be now: a GPU each, or, where there is none, so many cores each."""
@@ -72,6 +77,20 @@ class Cluster:
         cores = self._cores()
         each = self._engine_cpus or min(cores, default=1)
         return Places(sum(core // each for core in cores), each, 0)
+
+    def places_now(self) -> Places:
+        """The same in the middle of a run. Raises: ClusterError when the head is gone.
+
+        Ray would say nothing for a minute, and then end this process, still without a word.
+        """
+        tried_s = time.monotonic()
+        while not _answers(self._head):
+            if time.monotonic() - tried_s > HEAD_S:
+                raise ClusterError(
+                    f"the head of the cluster, {self._head}, is gone; start it, then the same command takes up there"
+                )
+            time.sleep(1)
+        return self.places()
 
     def check(self) -> None:
         """Raises: UsageError when no machine has so many cores; ClusterError when none has any."""
@@ -104,13 +123,23 @@ class Cluster:
             places, before = self.places(), len(left)
             if not places.count:
                 raise ClusterError(LOST)
-            for number, outcomes in Pass(self._ray, plan, places, left, self.places).run():
+            for number, outcomes in Pass(self._ray, plan, places, left, self.places_now).run():
                 if left.pop(number, None) is not None or not outcomes:
                     yield outcomes
             if len(left) == before:
                 raise ClusterError(LOST)
             if left:
                 log.warning("%d batches were with machines that are gone; they are given to others", len(left))
+
+
+def _answers(address: str) -> bool:
+    """Tell whether something listens there: host:port."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), REACH_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def _import_ray() -> Any:

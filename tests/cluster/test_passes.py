@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import socket
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from florence_daemon.cluster import passes
+from florence_daemon.cluster import passes, pool
 from florence_daemon.cluster.passes import Pass, Places
 from florence_daemon.cluster.pool import Cluster
 from florence_daemon.errors import ClusterError, UsageError
@@ -57,3 +58,13 @@ def test_loss_of_all_machines_with_enough_cores_is_told_as_such() -> None:
     """It is no wrong use: when the run began, they were there."""
     with pytest.raises(ClusterError, match="has lost its machines"):
         next(cluster_of({"CPU": 4.0}, engine_cpus=8).run(None, [object()]))  # type: ignore[arg-type]
+
+
+def test_head_that_is_gone_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "HEAD_S", 0.0)
+    cluster = cluster_of({"CPU": 8.0})
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        vars(cluster)["_head"] = f"127.0.0.1:{head.getsockname()[1]}"
+        assert cluster.places_now() == Places(1, 8, 0)
+    with pytest.raises(ClusterError, match=r"the head of the cluster, 127.0.0.1:\d+, is gone"):
+        cluster.places_now()
