@@ -196,24 +196,7 @@ class Daemon:
             lambda: models.name,
         )
         self._thumbnails = Thumbnails(state_directory(config.state, os.environ) / "thumbnails")
-        places = Places(config.server.max_queued, QUEUED_PATHS)
-        app = create_app(
-            queue=queue,
-            places=places,
-            model_name=lambda: models.name,
-            request_timeout_s=config.server.request_timeout_s,
-            status=self._status.everything,
-            readiness=self._status.readiness,
-            reading=self._status.reading,
-            overview=self._status.overview,
-            actions=Upkeep(self.ledger, self.watcher),
-            residence=engine,
-            offer=partial(self._offer, config.server),
-            fetch=fetcher(config.server),
-            gallery=Gallery(self.ledger, self.watcher, self._making_of, self._thumbnails),
-            allowed_origins=config.server.allowed_origins,
-        )
-        self.server = HttpServer(app, config.server, places)
+        self.server = self._bind(config.server, queue)
         self._watching = threading.Thread(target=self.watcher.run, name="watcher", daemon=True)
         self._keeper = Keeper(
             self._manager,
@@ -222,6 +205,27 @@ class Daemon:
             ask=lambda: self.server.call_soon(self._status.http_shows_life),
             describe=self._status.line,
         )
+
+    def _bind(self, server: ServerConfig, queue: JobQueue) -> HttpServer:
+        """Wire what answers requests, and bind its port. Raises: ConfigError."""
+        places = Places(server.max_queued, QUEUED_PATHS)
+        app = create_app(
+            queue=queue,
+            places=places,
+            model_name=lambda: self.works.models.name,
+            request_timeout_s=server.request_timeout_s,
+            status=self._status.everything,
+            readiness=self._status.readiness,
+            reading=self._status.reading,
+            overview=self._status.overview,
+            actions=Upkeep(self.ledger, self.watcher),
+            residence=self.works.engine,
+            offer=partial(self._offer, server),
+            fetch=fetcher(server),
+            gallery=Gallery(self.ledger, self.watcher, self._making_of, self._thumbnails),
+            allowed_origins=server.allowed_origins,
+        )
+        return HttpServer(app, server, places)
 
     def start(self) -> None:
         """Begin to answer and to watch."""
