@@ -133,13 +133,18 @@ class Cluster:
 
 
 def _answers(address: str) -> bool:
-    """Tell whether something listens there: host:port."""
-    host, _, port = address.rpartition(":")
+    """Tell whether something listens there."""
     try:
-        socket.create_connection((host.strip("[]"), int(port)), REACH_S).close()
+        _connect(address)
     except OSError:
         return False
     return True
+
+
+def _connect(address: str) -> None:
+    """Connect to host:port, and no more. Raises: OSError."""
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), REACH_S).close()
 
 
 def _import_ray() -> Any:
@@ -171,7 +176,7 @@ def _check_reachable(address: str) -> None:
     if not sign or not port.isdecimal() or "/" in host:
         raise UsageError(f"--ray {address}: give local, auto or host:port, as `ray start --head` prints it")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), REACH_S).close()
+        _connect(address)
     except OSError as error:
         raise ClusterError(f"--ray {address}: no cluster answers there: {error}") from error
 
