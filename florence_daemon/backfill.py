@@ -80,7 +80,6 @@ class Backfill:
         overwrite: str | None = None,
         given: Collection[str] = (),
         watched: Sequence[FolderConfig] = (),
-        on_unreadable: Callable[[OSError], None] = lambda error: None,
     ) -> None:
         """makes: how each output is made now.
 
@@ -104,8 +103,8 @@ class Backfill:
         self.makes = makes
         self._needs = Needs(ledger, makes)
         self._overwrite = overwrite or "never"
-        self._on_unreadable = on_unreadable
         self.found = 0  # pictures that the last look has come upon so far, whether they need something or not
+        self.unreadable: list[OSError] = []  # directories that it could not look into
 
     def images(self, *, cleans: bool = False) -> Iterator[tuple[Image, FlorenceError | None]]:
         """The images that need something, each with the reason if it cannot have it; found by looking at each call.
@@ -113,7 +112,7 @@ class Backfill:
         A directory at a time is in memory, and the ledger is asked once for each. cleans: what processes that were
         killed left unfinished there is removed.
         """
-        self.found = 0
+        self.found, self.unreadable = 0, []
         for root, listing in self._listings():
             self.found += len(listing.images)
             if cleans:
@@ -126,14 +125,13 @@ class Backfill:
             if directory is None:
                 for path in paths:
                     folder = FolderConfig(path=path)
-                    yield from (
-                        (os.fspath(path), each) for each in list_directories(folder, on_error=self._on_unreadable)
-                    )
+                    listings = list_directories(folder, on_error=self.unreadable.append)
+                    yield from ((os.fspath(path), each) for each in listings)
                 continue
             try:
                 names = frozenset(os.listdir(directory))
             except OSError as error:
-                self._on_unreadable(error)
+                self.unreadable.append(error)
             else:
                 yield os.fspath(directory), Listing(os.fspath(directory), tuple(path.name for path in paths), names)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from typing import Any
 
@@ -31,6 +32,7 @@ def list_work(work: Backfill, *, as_json: bool) -> int:
         sidecars = [sidecar_path(image.path, output) for output in image.outputs]
         line = f"{printable(image.path)} -> {', '.join(printable(path) for path in sidecars)}"
         print(json.dumps({"image": image.path, "sidecars": sidecars}) if as_json else line)
+    say_unreadable(work)
     _say(f"{count} images would be captioned")
     return 0
 
@@ -45,6 +47,8 @@ def run_backfill(work: Backfill, config: Config, *, as_json: bool) -> int:
     if config.model.server:
         first_offer(config.model.server, config.model.server_token)
     total = sum(1 for _ in work.images())
+    if not total and say_unreadable(work):
+        return EXIT_SOME_FAILED
     if not total:
         _say("nothing to do: every picture has its sidecars")
         return 0
@@ -60,13 +64,21 @@ def run_backfill(work: Backfill, config: Config, *, as_json: bool) -> int:
         full = error
     for failure in failures:
         _say(f"{printable(failure.image.path)}: {printable(failure.reason)}")
+    has_unreadable = say_unreadable(work)
     if full is not None:
         _say(f"{printable(str(full))}; free some space, then the same command takes up there")
         return EXIT_SOME_FAILED
     if signals.is_set:
         _say("interrupted; the same command takes up there")
         return EXIT_INTERRUPTED
-    return EXIT_SOME_FAILED if failures else 0
+    return EXIT_SOME_FAILED if failures or has_unreadable else 0
+
+
+def say_unreadable(work: Backfill) -> bool:
+    """List the directories that the last look could not look into; tell whether there are any."""
+    for error in work.unreadable:
+        _say(f"{printable(os.fsdecode(error.filename))}: cannot be looked into: {error.strerror}")
+    return bool(work.unreadable)
 
 
 def _run(

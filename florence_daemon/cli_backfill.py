@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -227,9 +226,4 @@ def _open_work(
             overwrite=overwrite,
             given=given,
             watched=config.folders,
-            on_unreadable=_say_unreadable,
         )
-
-
-def _say_unreadable(error: OSError) -> None:
-    print(f"{error.filename}: cannot be looked into: {error.strerror}", file=sys.stderr)

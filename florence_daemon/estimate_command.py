@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from florence_daemon.backfill import Backfill
+from florence_daemon.backfill_command import say_unreadable
 from florence_daemon.config import Config
 from florence_daemon.errors import FlorenceError
 from florence_daemon.estimate import SAMPLE, Count, Estimate, Measured, Reservoir
@@ -46,7 +47,9 @@ class Paths:
 
     def subjects(self) -> Iterator[tuple[Subject, FlorenceError | None]]:
         """See `Source`."""
-        return ((Subject(image), reason) for image, reason in self._work.images())
+        for image, reason in self._work.images():
+            yield Subject(image), reason
+        say_unreadable(self._work)
 
 
 def run_estimate(source: Source, config: Config, gpus: int | None, *, as_json: bool) -> int:

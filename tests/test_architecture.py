@@ -169,7 +169,7 @@ LAYERS = {
     "estimate": 3,
     "estimate_report": 4,
     "estimate_trial": 12,
-    "estimate_command": 13,
+    "estimate_command": 14,
     "labels": 1,
     "drawing": 2,
     "drawing_files": 4,

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from florence_daemon.backfill import WINDOW, Backfill, Outage
-from florence_daemon.config import FolderConfig, ModelConfig
+from florence_daemon.backfill_command import run_backfill
+from florence_daemon.config import Config, FolderConfig, ModelConfig
 from florence_daemon.config_output import OutputConfig
 from florence_daemon.engine.protocol import Done
 from florence_daemon.errors import CheckpointError, DiskFull, PictureError
@@ -165,6 +166,27 @@ def test_pictures_that_share_a_sidecar_are_reported_and_always_means_all(tmp_pat
     reasons = {os.path.basename(image.path): reason for image, reason in backfill(tmp_path, ledger, "always").images()}
     assert [name for name, reason in reasons.items() if reason is None] == ["a.jpg", "b.jpg"]
     assert "belongs to a.jpg" in str(reasons["a.png"])
+
+
+def test_directory_that_cannot_be_listed_is_told_and_the_exit_code_says_so(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.jpg", "a.txt"):
+        (tmp_path / name).touch()
+    secret, scandir = tmp_path / "secret", os.scandir
+    secret.mkdir()
+
+    def forbid(path: str) -> Iterator[os.DirEntry[str]]:
+        if path == str(secret):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", forbid)  # whoever runs the tests may be root, whom no mode stops
+    work = backfill(tmp_path, ledger)
+    assert run_backfill(work, Config(), as_json=False) == 1
+    assert capsys.readouterr().err == f"{secret}: cannot be looked into: Permission denied\n"
+    monkeypatch.undo()
+    assert run_backfill(work, Config(), as_json=False) == 0
 
 
 def test_killed_backfill_is_taken_up_by_the_same_command(tmp_path: Path) -> None:

@@ -93,7 +93,6 @@ class Due:
             overwrite="always" if wish.rewrites or wish.is_apart else "never",
             given=wish.given,
             watched=self._watched(folders),
-            on_unreadable=self._on_unreadable,
         )
         try:
             for image, reason in work.images(cleans=cleans):
@@ -101,6 +100,8 @@ class Due:
                 if image.path not in self._done:
                     yield Errand(image), reason
             self.found = before + work.found
+            for error in work.unreadable:
+                self._on_unreadable(error)
         finally:
             ledger.close()
 
