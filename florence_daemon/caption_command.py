@@ -25,7 +25,7 @@ def ask_server(server: str, config: Config) -> Iterator[Callable[[str, Ask], Res
     """Answer through a running daemon."""
     from florence_daemon.client import open_client
 
-    client = open_client(server, config.server)
+    client = open_client(server, config.server, lambda reason: print(reason, file=sys.stderr, flush=True))
     try:
         yield lambda image, ask: client.ask(image, [ask])[0].result
     finally:

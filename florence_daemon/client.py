@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -18,19 +18,22 @@ from florence_daemon.engine.protocol import Answer, Ask
 from florence_daemon.errors import ConfigError, EngineError, FlorenceError, PictureError, PromptError, ServerError
 from florence_daemon.untrusted import UNFIT
 
-# How often a busy server is asked again before that is an error.
-MAX_TRIES = 120
+# How long a busy server is waited for before that is an error.
+PATIENCE_S = 600.0
 T = TypeVar("T")
 # The token that is sent, the first of these that is set; in the environment, since `ps` shows everybody a command line.
 TOKEN_VARIABLES = (config_file.ENV_CLIENT, "VISION_TOKEN")
 
 
-def open_client(server: str, config: ServerConfig | None = None) -> Client:
+def open_client(
+    server: str, config: ServerConfig | None = None, on_wait: Callable[[str], None] = lambda reason: None
+) -> Client:
     """A client with the token for `server`. config: the section of the file in use; None looks for that file.
 
+    on_wait: told why a busy server is waited for, once for each reason.
     Raises: ServerError when `server` is no URL.
     """
-    return Client(server, token_for(server, config))
+    return Client(server, token_for(server, config), on_wait)
 
 
 def token_for(server: str, config: ServerConfig | None = None) -> str | None:
@@ -56,9 +59,12 @@ def _configured(environ: Mapping[str, str]) -> ServerConfig:
 class Client:
     """One server, addressed by its URL: `http://127.0.0.1:54880`. Threads may share it."""
 
-    def __init__(self, server: str, token: str | None = None) -> None:
-        """token: what the server asks for. Raises: ServerError when `server` is no URL."""
+    def __init__(
+        self, server: str, token: str | None = None, on_wait: Callable[[str], None] = lambda reason: None
+    ) -> None:
+        """token: what the server asks for. on_wait: see `open_client`. Raises: ServerError when `server` is no URL."""
         self._connection = Connection(server, token)
+        self._on_wait = on_wait
         self.server, self.url = self._connection.server, self._connection.url
         self.authorize, self.close = self._connection.authorize, self._connection.close
 
@@ -96,13 +102,20 @@ class Client:
         settings = {"text": asks[0].text, "num_beams": asks[0].num_beams, "max_new_tokens": asks[0].max_new_tokens}
         form: dict[str, Any] = {"prompt": [ask.prompt for ask in asks], "priority": priority}
         form |= {name: str(value) for name, value in settings.items() if value is not None}
-        for _ in range(MAX_TRIES):
+        waited_s, told = 0.0, None
+        while True:
             response = self._send("POST", "/process_image", data=form, files={"image": ("image", content)})
             seconds = pause_s(response)
             if seconds is None:
                 return _answers(self._checked(response, dict), asks)
+            reason = error_text(response)
+            if waited_s + seconds > PATIENCE_S:
+                raise ServerError(f"{self.server}: still busy after {PATIENCE_S / 60:.0f} minutes: {reason}")
+            if reason != told:
+                self._on_wait(f"{self.server} is waited for: {reason}")
+                told = reason
             time.sleep(seconds)
-        raise ServerError(f"{self.server}: still busy after {MAX_TRIES} tries: {error_text(response)}")
+            waited_s += seconds
 
     def act(self, action: str, path: str | None) -> dict[str, int]:
         """Have the server `retry`, `forget` or `rescan` what is at `path`, or everything; return its counts."""

@@ -139,6 +139,19 @@ def test_busy_server_is_asked_again_when_it_says(pauses: list[float], tmp_path: 
     assert pauses == [2, 7, 30, 1]
 
 
+def test_who_waits_for_a_busy_server_is_told_why_and_not_for_ever(pauses: list[float], tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"picture")
+    told: list[str] = []
+    with (
+        busy_server(*[(503, "30")] * 30) as url,
+        closing(open_client(url, on_wait=told.append)) as client,
+        pytest.raises(ServerError, match="still busy after 10 minutes: busy"),
+    ):
+        client.ask(str(tmp_path / "a.jpg"), [Ask("<CAPTION>")])
+    assert told == [f"{url} is waited for: busy"]
+    assert pauses == [30] * 20
+
+
 @pytest.mark.parametrize("said", [(503, ""), (503, "soon"), (500, "2")])
 def test_server_that_does_not_say_when_is_not_asked_again(
     pauses: list[float], tmp_path: Path, said: tuple[int, str]
