@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from cattrs.errors import (
     ForbiddenExtraKeysError,
     IterableValidationNote,
 )
+from cattrs.gen import make_dict_structure_fn
 
 from florence_daemon.config import Config, StateConfig
 from florence_daemon.config_checks import BadSetting
@@ -260,7 +261,20 @@ def converter() -> cattrs.Converter:
     made.register_structure_hook(str | None, lambda value, _: None if value is None else _text(value, str))
     made.register_structure_hook(str | tuple[str, ...], _name_or_names)
     made.register_structure_hook_func(_is_tuple, lambda value, kind: _tuple(made, value, kind))
+    made.register_structure_hook_factory(attrs.has, lambda kind: _section(made, kind))
     return made
+
+
+def _section(made: cattrs.Converter, kind: type[Any]) -> Callable[[Any, Any], Any]:
+    structure = make_dict_structure_fn(kind, made)
+    first = attrs.fields(kind)[0].name
+
+    def convert(value: Any, _: Any) -> Any:
+        if not isinstance(value, dict):
+            raise ValueError(f"{value!r:.60} is no settings; write each with its name, such as {first}: …")
+        return structure(value, kind)
+
+    return convert
 
 
 def _exactly(accepted: type, name: str) -> Any:

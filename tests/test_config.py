@@ -87,6 +87,8 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
         ("model: {num_beams: '3'}", "model.num_beams: '3' is not a whole number"),
         ("model: {num_beams: true}", "model.num_beams: True is not a whole number"),
         ("model: {offline: 1}", "model.offline: 1 is not true or false"),
+        ("model: demo", "model: 'demo' is no settings; write each with its name, such as name: …"),
+        ("folders: [/pictures]", "folders[0]: '/pictures' is no settings; write each with its name, such as path: …"),
         ("model: {name: 5}", "model.name: 5 is not text"),
         ("model: {device: gpu}", "'gpu' is not known; give auto, cpu, cuda, cuda:1"),
         ("model: {device: []}", "model.device: must not be empty"),
